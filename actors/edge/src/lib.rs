@@ -1,0 +1,1 @@
+//! Bounded edges between pipeline stages: queues with credits in records and bytes.

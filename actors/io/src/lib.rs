@@ -1,0 +1,1 @@
+//! Sources and sinks of millstream's pipelines: files, lines, JSON lines.

@@ -1,0 +1,1 @@
+//! millstream's pipelines: supervised stages, dynamic batching, dead letters.

@@ -1,0 +1,1 @@
+//! The CPU backend of millstream: thread pool, memory-mapped weights, run-time ISA choice.

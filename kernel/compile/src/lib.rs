@@ -1,0 +1,1 @@
+//! Graph passes, lowering and the memory planner of millstream.

@@ -1,0 +1,1 @@
+//! Runs compiled plans: executables, workspaces and the backend contract.

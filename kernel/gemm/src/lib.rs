@@ -1,0 +1,1 @@
+//! Packed, blocked GEMM with per-ISA microkernels and fused epilogues.

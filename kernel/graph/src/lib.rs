@@ -1,0 +1,1 @@
+//! millstream's graph: operators, symbolic shapes, the Op trait and its registry.

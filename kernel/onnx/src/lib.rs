@@ -1,0 +1,1 @@
+//! Zero-copy ONNX reader: bytes to a millstream graph.

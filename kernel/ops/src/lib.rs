@@ -1,0 +1,1 @@
+//! millstream's operators, one file each.

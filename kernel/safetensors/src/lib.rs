@@ -1,0 +1,1 @@
+//! Weights by name out of safetensors files.

@@ -1,0 +1,1 @@
+//! ISA tokens, level detection and portable vectors for millstream's kernels.

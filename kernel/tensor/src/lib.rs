@@ -1,0 +1,1 @@
+//! Element types, shapes, strided views, owned tensors and arenas of millstream.

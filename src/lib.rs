@@ -1,0 +1,1 @@
+//! millstream: an inference kernel library with an actor runtime.
