@@ -1,1 +1,40 @@
 //! Bounded edges between pipeline stages: queues with credits in records and bytes.
+//!
+//! An [`Edge`] joins the replicas of one stage to the replicas of the next. It carries [`Chunk`]s of 1 to
+//! [`MAX_CHUNK`] items and, in the same order, [`Control`] items. It is bounded by a [`Ledger`] of credits: a
+//! sender needs both a credit in records and a credit in bytes for everything that a chunk holds, and waits for them
+//! in the order of asking.
+//!
+//! Invariants, each held by a test (`tests/loom.rs` checks the first three in every interleaving):
+//!
+//! 1. Credits in use never exceed the limits, and what was taken is given back exactly, however the items end.
+//! 2. A sender that waits is woken by the release that makes room for it: nothing polls, nothing is lost.
+//! 3. A closed edge wakes everyone who waits on it.
+//! 4. An item larger than the edge's whole byte limit passes, alone.
+//! 5. The queue belongs to the edge: a consumer that dies leaves everything that it had not taken.
+//!
+//! ```
+//! use millstream_edge::{Cost, Edge, EdgeOptions, Limits, Received};
+//!
+//! let edge = Edge::new(EdgeOptions::new(Limits { records: 64, bytes: 1 << 20 }));
+//! let sender = edge.sender();
+//! sender.send(0, vec!["a", "b"], Cost { records: 2, bytes: 2 }).unwrap();
+//! sender.finish();
+//!
+//! let receiver = edge.receiver(0);
+//! let Received::Chunk(chunk) = receiver.recv(None) else { panic!("a chunk was sent") };
+//! assert_eq!(edge.outstanding().records, 2);
+//! let (items, credit) = chunk.into_parts();
+//! drop(credit); // the items go into execution: the sender may send again
+//! assert_eq!((items, edge.outstanding().records), (vec!["a", "b"], 0));
+//! ```
+#![forbid(unsafe_code)]
+
+mod channel;
+mod edge;
+mod ledger;
+mod sync;
+
+pub use channel::Queue;
+pub use edge::{Chunk, Control, Edge, EdgeOptions, MAX_CHUNK, Received, Receiver, SendError, Sender};
+pub use ledger::{Closed, Cost, Credit, Ledger, Limits};

@@ -1,0 +1,347 @@
+//! Edges: lanes of chunks and control items under one ledger.
+//!
+//! A shared edge has one lane that all consumers take from; a keyed edge has one lane per consumer, and the sender
+//! chooses the lane, which is what keeps the order within a key. How many producers are still open is counted: when
+//! the last one finishes, every consumer finds one end-of-stream item behind all data.
+
+use std::{fmt, time::Instant};
+
+use crate::{
+    channel::{Channel, Queue},
+    ledger::{Closed, Cost, Credit, Ledger, Limits},
+    sync::{Arc, AtomicBool, AtomicUsize, Ordering},
+};
+
+/// The most items that one chunk carries.
+pub const MAX_CHUNK: usize = 32;
+
+/// Barriers and watermarks that may be on their way at once, per edge.
+const MAX_CONTROLS: u32 = 256;
+
+/// Items that travel in the same order as the data and take no data credit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Control {
+    /// Nothing comes behind this.
+    EndOfStream,
+    /// The checkpoint of this number is aligned here.
+    Barrier(u64),
+    /// No record with an earlier event time (microseconds) comes behind this.
+    Watermark(i64),
+}
+
+/// A chunk of items, with the credits that they hold while they wait.
+pub struct Chunk<T> {
+    items: Vec<T>,
+    credit: Credit,
+}
+
+impl<T> Chunk<T> {
+    /// The items, and their credits apart. Dropping the credits says that the items go into execution.
+    pub fn into_parts(self) -> (Vec<T>, Credit) {
+        (self.items, self.credit)
+    }
+
+    /// How many items there are; at least one.
+    #[expect(clippy::len_without_is_empty, reason = "a chunk is never empty")]
+    pub fn len(&self) -> usize {
+        self.items.len()
+    }
+}
+
+/// What a consumer gets.
+pub enum Received<T> {
+    /// Data.
+    Chunk(Chunk<T>),
+    /// A control item.
+    Control(Control),
+    /// The deadline passed first.
+    TimedOut,
+    /// The edge was closed: stop at once.
+    Closed,
+}
+
+/// The items that could not be sent because the edge was closed.
+pub struct SendError<T>(pub Vec<T>);
+
+impl<T> fmt::Debug for SendError<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "SendError({} items)", self.0.len())
+    }
+}
+
+impl<T> fmt::Display for SendError<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} items were not sent: {}", self.0.len(), Closed)
+    }
+}
+
+impl<T> std::error::Error for SendError<T> {}
+
+/// How an edge is made.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct EdgeOptions {
+    /// The most that may wait on the edge.
+    pub limits: Limits,
+    /// How many producers will finish.
+    pub producers: usize,
+    /// How many consumers take from it.
+    pub consumers: usize,
+    /// One lane per consumer, chosen by the sender, instead of one lane for all.
+    pub keyed: bool,
+}
+
+impl EdgeOptions {
+    /// One producer, one consumer, one lane.
+    pub fn new(limits: Limits) -> Self {
+        EdgeOptions { limits, producers: 1, consumers: 1, keyed: false }
+    }
+
+    /// Sets how many producers there are.
+    #[must_use]
+    pub fn producers(mut self, producers: usize) -> Self {
+        self.producers = producers.max(1);
+        self
+    }
+
+    /// Sets how many consumers there are.
+    #[must_use]
+    pub fn consumers(mut self, consumers: usize) -> Self {
+        self.consumers = consumers.max(1);
+        self
+    }
+
+    /// Gives each consumer a lane of its own.
+    #[must_use]
+    pub fn keyed(mut self, keyed: bool) -> Self {
+        self.keyed = keyed;
+        self
+    }
+}
+
+enum Message<T> {
+    Chunk(Chunk<T>),
+    Control(Control, #[expect(dead_code, reason = "held for its drop")] Option<Credit>),
+    /// Makes a sleeping consumer look at `closed`.
+    Wake,
+}
+
+struct Lane<T> {
+    queue: Channel<Message<T>>,
+    /// Records queued here: what an unkeyed item's sender balances by.
+    depth: AtomicUsize,
+}
+
+/// A bounded queue between two stages. It outlives the workers on both of its ends.
+pub struct Edge<T> {
+    lanes: Vec<Lane<T>>,
+    consumers: usize,
+    ledger: Arc<Ledger>,
+    controls: Arc<Ledger>,
+    open_producers: AtomicUsize,
+    closed: AtomicBool,
+}
+
+impl<T: Send> Edge<T> {
+    /// An empty edge.
+    pub fn new(options: EdgeOptions) -> Arc<Self> {
+        let lanes = if options.keyed { options.consumers } else { 1 };
+        Arc::new(Edge {
+            lanes: (0..lanes).map(|_| Lane { queue: Channel::new(), depth: AtomicUsize::new(0) }).collect(),
+            consumers: options.consumers,
+            ledger: Arc::new(Ledger::new(options.limits)),
+            controls: Arc::new(Ledger::new(Limits { records: MAX_CONTROLS, bytes: 1 })),
+            open_producers: AtomicUsize::new(options.producers),
+            closed: AtomicBool::new(false),
+        })
+    }
+
+    /// An end to send on. A restarted producer takes a new one: only [`Sender::finish`] counts.
+    pub fn sender(self: &Arc<Self>) -> Sender<T> {
+        Sender { edge: self.clone() }
+    }
+
+    /// An end to receive on, for one consumer. A restarted consumer takes a new one and goes on where the last stopped.
+    pub fn receiver(self: &Arc<Self>, consumer: usize) -> Receiver<T> {
+        Receiver { edge: self.clone(), lane: consumer % self.lanes.len() }
+    }
+
+    /// How many lanes there are.
+    pub fn lanes(&self) -> usize {
+        self.lanes.len()
+    }
+
+    /// The limits in force.
+    pub fn limits(&self) -> Limits {
+        self.ledger.limits()
+    }
+
+    /// What waits on the edge, or was taken off it without being executed yet.
+    pub fn outstanding(&self) -> Cost {
+        self.ledger.outstanding()
+    }
+
+    /// Whether a sender waits for credits at the moment.
+    pub fn starved(&self) -> bool {
+        self.ledger.contended()
+    }
+
+    /// Stops everything at once: senders and receivers return `Closed`, including those who wait.
+    pub fn close(&self) {
+        self.closed.store(true, Ordering::SeqCst);
+        self.ledger.close();
+        self.controls.close();
+        for lane in &self.lanes {
+            let sleepers = if self.lanes.len() == 1 { self.consumers } else { 1 };
+            for _ in 0..sleepers {
+                lane.queue.push(Message::Wake);
+            }
+        }
+    }
+
+    /// Drops what is queued, which gives its credits back, and says how many records that were. For after a close,
+    /// when nobody consumes any more.
+    pub fn purge(&self) -> usize {
+        let mut dropped = 0;
+        for lane in &self.lanes {
+            while let Some(message) = lane.queue.try_pop() {
+                if let Message::Chunk(chunk) = message {
+                    dropped += chunk.len();
+                }
+            }
+        }
+        dropped
+    }
+
+    fn end_of_stream(&self) {
+        for consumer in 0..self.consumers {
+            self.lanes[consumer % self.lanes.len()].queue.push(Message::Control(Control::EndOfStream, None));
+        }
+    }
+}
+
+/// The sending end of an edge.
+pub struct Sender<T> {
+    edge: Arc<Edge<T>>,
+}
+
+impl<T: Send> Sender<T> {
+    /// Sends a chunk on a lane, waiting for its credits. `cost` is what all items weigh together.
+    ///
+    /// # Errors
+    /// Gives the items back when the edge is closed.
+    ///
+    /// # Panics
+    /// Never for `lane` below [`Edge::lanes`].
+    pub fn send(&self, lane: usize, items: Vec<T>, cost: Cost) -> Result<(), SendError<T>> {
+        debug_assert!(!items.is_empty() && items.len() <= MAX_CHUNK);
+        match self.edge.ledger.clone().acquire(cost) {
+            Ok(credit) => {
+                self.push(lane, items, credit);
+                Ok(())
+            }
+            Err(Closed) => Err(SendError(items)),
+        }
+    }
+
+    /// Sends a chunk if its credits are free.
+    ///
+    /// # Errors
+    /// Gives the items back when they are not, or when the edge is closed.
+    pub fn try_send(&self, lane: usize, items: Vec<T>, cost: Cost) -> Result<(), SendError<T>> {
+        match self.edge.ledger.clone().try_acquire(cost) {
+            Some(credit) => {
+                self.push(lane, items, credit);
+                Ok(())
+            }
+            None => Err(SendError(items)),
+        }
+    }
+
+    /// Sends a barrier or a watermark to every consumer. (The end of the stream is announced by [`Sender::finish`].)
+    ///
+    /// # Errors
+    /// [`Closed`] when the edge is closed.
+    pub fn control(&self, control: Control) -> Result<(), Closed> {
+        for consumer in 0..self.edge.consumers {
+            let credit = self.edge.controls.clone().acquire(Cost { records: 1, bytes: 0 })?;
+            let lane = &self.edge.lanes[consumer % self.edge.lanes.len()];
+            lane.queue.push(Message::Control(control, Some(credit)));
+        }
+        Ok(())
+    }
+
+    /// Says that this producer sends no more. Once every producer has, the consumers find the end of the stream.
+    pub fn finish(self) {
+        if self.edge.open_producers.fetch_sub(1, Ordering::SeqCst) == 1 {
+            self.edge.end_of_stream();
+        }
+    }
+
+    /// The lane with the fewest records queued.
+    pub fn shallowest_lane(&self) -> usize {
+        if self.edge.lanes.len() == 1 {
+            return 0;
+        }
+        let depth = |lane: &usize| self.edge.lanes[*lane].depth.load(Ordering::Relaxed);
+        (0..self.edge.lanes.len()).min_by_key(depth).unwrap_or(0)
+    }
+
+    /// The edge.
+    pub fn edge(&self) -> &Edge<T> {
+        &self.edge
+    }
+
+    fn push(&self, lane: usize, items: Vec<T>, credit: Credit) {
+        let lane = &self.edge.lanes[lane];
+        lane.depth.fetch_add(items.len(), Ordering::Relaxed);
+        lane.queue.push(Message::Chunk(Chunk { items, credit }));
+    }
+}
+
+/// The receiving end of an edge.
+pub struct Receiver<T> {
+    edge: Arc<Edge<T>>,
+    lane: usize,
+}
+
+impl<T: Send> Receiver<T> {
+    /// Waits for the next item until the deadline, for ever without one.
+    pub fn recv(&self, deadline: Option<Instant>) -> Received<T> {
+        if self.edge.closed.load(Ordering::SeqCst) {
+            return Received::Closed;
+        }
+        match self.edge.lanes[self.lane].queue.pop(deadline) {
+            Some(message) => self.open(message),
+            None => Received::TimedOut,
+        }
+    }
+
+    /// Takes the next item if there is one.
+    pub fn try_recv(&self) -> Option<Received<T>> {
+        if self.edge.closed.load(Ordering::SeqCst) {
+            return Some(Received::Closed);
+        }
+        self.edge.lanes[self.lane].queue.try_pop().map(|message| self.open(message))
+    }
+
+    /// The edge.
+    pub fn edge(&self) -> &Edge<T> {
+        &self.edge
+    }
+
+    fn open(&self, message: Message<T>) -> Received<T> {
+        if self.edge.closed.load(Ordering::SeqCst) {
+            return Received::Closed;
+        }
+        match message {
+            Message::Chunk(chunk) => {
+                self.edge.lanes[self.lane].depth.fetch_sub(chunk.len(), Ordering::Relaxed);
+                Received::Chunk(chunk)
+            }
+            Message::Control(control, _) => Received::Control(control),
+            Message::Wake => Received::Closed,
+        }
+    }
+}

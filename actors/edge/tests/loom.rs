@@ -1,0 +1,151 @@
+//! Every interleaving of the credit ledger, of its wake protocol and of an edge's close.
+//!
+//! `RUSTFLAGS="--cfg loom" cargo test -p millstream-edge --release --test loom`
+#![cfg(loom)]
+
+use std::sync::Arc;
+
+use loom::{
+    sync::atomic::{AtomicUsize, Ordering},
+    thread,
+};
+use millstream_edge::{Closed, Cost, Edge, EdgeOptions, Ledger, Limits, Received};
+
+fn cost(records: u32, bytes: u64) -> Cost {
+    Cost { records, bytes }
+}
+
+fn explore(check: impl Fn() + Send + Sync + 'static) {
+    let mut model = loom::model::Builder::new();
+    model.preemption_bound = Some(3);
+    model.check(check);
+}
+
+#[test]
+fn a_waiter_is_woken_and_the_limit_holds() {
+    explore(|| {
+        let ledger = Arc::new(Ledger::new(Limits { records: 1, bytes: 10 }));
+        let inside = Arc::new(AtomicUsize::new(0));
+        let threads: Vec<_> = (0..2)
+            .map(|_| {
+                let (ledger, inside) = (ledger.clone(), inside.clone());
+                thread::spawn(move || {
+                    let credit = ledger.acquire(cost(1, 6)).unwrap();
+                    assert_eq!(inside.fetch_add(1, Ordering::SeqCst), 0, "the limit was passed");
+                    inside.fetch_sub(1, Ordering::SeqCst);
+                    drop(credit);
+                })
+            })
+            .collect();
+        for thread in threads {
+            thread.join().unwrap();
+        }
+        assert_eq!(ledger.outstanding(), Cost::default());
+        assert!(!ledger.contended());
+    });
+}
+
+#[test]
+fn bytes_alone_can_make_one_wait_and_an_oversized_item_passes_alone() {
+    explore(|| {
+        let ledger = Arc::new(Ledger::new(Limits { records: 8, bytes: 10 }));
+        let first = ledger.clone().acquire(cost(1, 4)).unwrap();
+        let large = {
+            let ledger = ledger.clone();
+            thread::spawn(move || {
+                let credit = ledger.clone().acquire(cost(1, 1_000)).unwrap();
+                assert_eq!(ledger.outstanding(), cost(1, 10), "an oversized item is not alone");
+                drop(credit);
+            })
+        };
+        drop(first);
+        large.join().unwrap();
+        assert_eq!(ledger.outstanding(), Cost::default());
+    });
+}
+
+#[test]
+fn partial_releases_wake_in_the_order_of_asking() {
+    explore(|| {
+        let ledger = Arc::new(Ledger::new(Limits { records: 2, bytes: 2 }));
+        let mut held = ledger.clone().acquire(cost(2, 2)).unwrap();
+        let waiter = {
+            let ledger = ledger.clone();
+            thread::spawn(move || drop(ledger.acquire(cost(2, 2)).unwrap()))
+        };
+        held.release(cost(1, 1));
+        held.release(cost(1, 1));
+        assert_eq!(held.held(), Cost::default());
+        waiter.join().unwrap();
+        assert_eq!(ledger.outstanding(), Cost::default());
+    });
+}
+
+#[test]
+fn closing_wakes_a_waiter() {
+    explore(|| {
+        let ledger = Arc::new(Ledger::new(Limits { records: 1, bytes: 1 }));
+        let held = ledger.clone().acquire(cost(1, 1)).unwrap();
+        let waiter = {
+            let ledger = ledger.clone();
+            thread::spawn(move || ledger.acquire(cost(1, 1)).err())
+        };
+        ledger.close();
+        assert_eq!(waiter.join().unwrap(), Some(Closed));
+        drop(held);
+        assert_eq!(ledger.outstanding(), Cost::default());
+    });
+}
+
+#[test]
+fn an_edge_delivers_in_order_through_one_credit_and_then_ends() {
+    explore(|| {
+        let edge = Edge::new(EdgeOptions::new(Limits { records: 1, bytes: 1 }));
+        let producer = {
+            let sender = edge.sender();
+            thread::spawn(move || {
+                for item in 0..2 {
+                    sender.send(0, vec![item], cost(1, 1)).unwrap();
+                }
+                sender.finish();
+            })
+        };
+        let receiver = edge.receiver(0);
+        let mut seen = Vec::new();
+        loop {
+            match receiver.recv(None) {
+                Received::Chunk(chunk) => {
+                    let (items, credit) = chunk.into_parts();
+                    seen.extend(items);
+                    drop(credit);
+                }
+                Received::Control(_) => break,
+                Received::TimedOut | Received::Closed => unreachable!("nobody closed"),
+            }
+        }
+        producer.join().unwrap();
+        assert_eq!(seen, [0, 1]);
+        assert_eq!(edge.outstanding(), Cost::default());
+    });
+}
+
+#[test]
+fn closing_an_edge_wakes_both_ends_and_restores_every_credit() {
+    explore(|| {
+        let edge = Edge::new(EdgeOptions::new(Limits { records: 1, bytes: 1 }));
+        let producer = {
+            let sender = edge.sender();
+            thread::spawn(move || while sender.send(0, vec![()], cost(1, 1)).is_ok() {})
+        };
+        let consumer = {
+            let receiver = edge.receiver(0);
+            // Takes one chunk at most, so that the producer waits unless the close comes first.
+            thread::spawn(move || drop(receiver.recv(None)))
+        };
+        edge.close();
+        consumer.join().unwrap();
+        producer.join().unwrap();
+        edge.purge();
+        assert_eq!(edge.outstanding(), Cost::default());
+    });
+}
