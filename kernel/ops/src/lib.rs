@@ -1,1 +1,48 @@
-//! millstream's operators, one file each.
+//! millstream's operators: one file each, in the folder of its family, and one word in the list below.
+//!
+//! An operator's file holds, in this order: what it computes and how; `DEF`, its schema and constructor; the operator with
+//! `infer` and `eval`; the fast kernel; and, for tests, an obvious `reference` with cases for [`op_tests!`].
+//! `docs/adding-an-operator.md` walks through one.
+//!
+//! Conventions: floats are computed as f32 (f64 for f64); f16 and bf16 are widened, computed, and rounded once.
+#![no_std]
+#![forbid(unsafe_code)]
+extern crate alloc;
+#[cfg(test)]
+extern crate std;
+
+#[cfg(test)]
+#[macro_use]
+mod testing;
+mod grains;
+
+use millstream_graph::{OpDef, Registry};
+
+/// Declares the operators' modules and the list of their definitions. Names after `with` are kernels that several
+/// operators of the family share.
+macro_rules! operators {
+    ($($(#[$doc:meta])* $family:ident { $($op:ident),* $(,)? } $(with { $($shared:ident),* $(,)? })?)*) => {
+        $( $(#[$doc])* pub mod $family {
+            $( pub mod $op; )*
+            $( $( pub(crate) mod $shared; )* )?
+        } )*
+        /// Every operator's definition.
+        pub const ALL: &[&OpDef] = &[ $( $( &$family::$op::DEF, )* )* ];
+    };
+}
+
+operators! {
+    /// One output element from the input elements at the same place.
+    elementwise { relu }
+    /// Shapes, and elements that move without changing.
+    shape { shape_of }
+}
+
+/// A registry with every operator of this crate.
+pub fn registry() -> Registry {
+    let mut registry = Registry::new();
+    for def in ALL {
+        registry.add(def);
+    }
+    registry
+}
