@@ -1,1 +1,47 @@
-//! Packed, blocked GEMM with per-ISA microkernels and fused epilogues.
+//! Packed, blocked matrix multiplication with fused epilogues: `C = epilogue(A · B)`.
+//!
+//! `B` (k × n) is packed once, as a weight ([`PackedB`]) or into the caller's memory ([`pack_into`]). `A` (m × k) is a strided matrix, or the
+//! windows of a channels-last image, so that a convolution is this same product without an im2col ([`Lhs`]). A [`Gemm`] cuts the product into
+//! grains, which a thread pool (or a loop) runs in any order; nothing here allocates while it runs.
+//!
+//! ```
+//! use millstream_gemm::{Epilogue, Gemm, Lhs, PackedB, Rhs};
+//! use millstream_simd::Level;
+//!
+//! let level = Level::detect();
+//! let a = [1.0, 2.0, 3.0, 4.0]; // 2 × 2
+//! let b = [5.0, 6.0, 7.0, 8.0];
+//! let packed = PackedB::new(level, Rhs::row_major(&b, 2), 2, 2)?;
+//! let gemm = Gemm::new(level, 2, 2, 2);
+//! let mut scratch = vec![0.0; gemm.scratch_len()];
+//! let mut c = [0.0; 4];
+//! gemm.run(&Lhs::row_major(&a, 2), packed.view(), &mut c, 2, &Epilogue::default(), &mut scratch)?;
+//! assert_eq!(c, [19.0, 22.0, 43.0, 50.0]);
+//! # Ok::<(), millstream_gemm::GemmError>(())
+//! ```
+//!
+//! Invariants:
+//! - An element of the result is one chain `fma(a[k], b[k], ..)` over k in ascending order from zero, then the epilogue. Position, tile sizes,
+//!   grains, threads and neighbours don't change it, so results are the same bit for bit for any partition and any batch.
+//! - The number of grains and the scratch are pure functions of the level and the dims.
+//! - Every length is checked before unsafe code runs; impossible arguments are a [`GemmError`], never a panic.
+#![no_std]
+
+extern crate alloc;
+#[cfg(test)]
+extern crate std;
+
+mod activation;
+mod epilogue;
+mod error;
+mod job;
+mod lhs;
+mod micro;
+mod rhs;
+
+pub use activation::Activation;
+pub use epilogue::{Epilogue, Residual};
+pub use error::GemmError;
+pub use job::Gemm;
+pub use lhs::{Lhs, Window};
+pub use rhs::{PackedB, PackedRef, Rhs, pack_into, pack_panels, packed_len, panels};

@@ -32,6 +32,7 @@ pub fn tanh<S: Simd>(s: S, x: S::F32) -> S::F32 {
     let r = c * p / q;
     let one = splat(s, 1.0);
     let r = one.min((-one).max(r));
+    let r = S::F32::select(x.abs().gt(splat(s, 9.02)), one.copysign(x), r);
     // Near zero tanh(x) = x to the last bit, signed zeros and denormals included.
     S::F32::select(x.abs().lt(splat(s, 4e-4)), x, r)
 }

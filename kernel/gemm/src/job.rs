@@ -1,0 +1,257 @@
+//! The blocked product: how C is cut into grains, and how a grain runs.
+//!
+//! ```text
+//! grain = tile of C, about GRAIN_WORK multiply-adds
+//! for rows in the grain, MC at a time:
+//!   for k-blocks of at most KC, all but the last leave partial sums in C:
+//!     copy the block of A                        (L2: MC × KC)
+//!     for panels of B:                           (L1: KC × NR)
+//!       for tiles of at most MR rows, of equal height:  microkernel
+//! ```
+//! See Goto and van de Geijn, "Anatomy of High-Performance Matrix Multiplication", ACM TOMS 34(3), 2008. Partial sums continue the same chain of
+//! multiply-adds, so blocking leaves no trace in the result.
+
+use core::ptr;
+
+use millstream_simd::{Level, dispatch};
+use millstream_tensor::tile::{MAX_TILES, TileMut, Tiles};
+
+use crate::error::{GemmError, agree, require};
+use crate::micro::{A_STRIDE, Call, Finish, KC, Kernel, Tile};
+use crate::{Epilogue, Lhs, PackedRef};
+
+/// Multiply-adds that a grain aims at: some 50 µs of one core.
+const GRAIN_WORK: usize = 4 << 20;
+/// Tiles of rows whose A is packed at once; their block is well inside an L2 cache.
+const MC_TILES: usize = 16;
+/// Panels that a grain has at least (if there are so many), for the copy of A to pay.
+const MIN_PANELS: usize = 2;
+/// Floats to the next boundary of a cache line, at most.
+const ALIGN_SLACK: usize = 16;
+
+/// A product of known dims, cut into grains.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Gemm {
+    level: Level,
+    m: usize,
+    k: usize,
+    n: usize,
+    /// Dims of a grain.
+    rows: usize,
+    cols: usize,
+    /// Rows of A that are packed at once.
+    block_rows: usize,
+}
+
+impl Gemm {
+    /// The product of m × k by k × n at `level`.
+    pub fn new(level: Level, m: usize, k: usize, n: usize) -> Self {
+        dispatch!(level, s => Self::cut(s, m, k, n))
+    }
+
+    #[inline(always)]
+    fn cut<S: Tile>(s: S, m: usize, k: usize, n: usize) -> Self {
+        let panels = n.div_ceil(S::NR).max(1);
+        let most_rows = MC_TILES * S::MR;
+        let per_panel = |rows: usize| rows.saturating_mul(k.max(1)).saturating_mul(S::NR).max(1);
+        let rows = m.div_ceil(m.div_ceil(most_rows).max(1)).max(1);
+        let wanted = (GRAIN_WORK / per_panel(rows)).clamp(MIN_PANELS.min(panels), panels);
+        let across = panels.div_ceil(wanted);
+        let panels_each = panels.div_ceil(across);
+        // Grains are tiles of one grid, whose number is bounded: past that they get taller, and run block by block.
+        let most_down = (MAX_TILES / panels.div_ceil(panels_each).min(MAX_TILES)).max(1);
+        let down = m.div_ceil(rows).min(most_down).max(1);
+        let rows = m.div_ceil(down).max(1);
+        Self {
+            level: s.level(),
+            m,
+            k,
+            n,
+            rows,
+            cols: panels_each * S::NR,
+            block_rows: rows.min(most_rows),
+        }
+    }
+
+    /// Rows, depth and columns.
+    pub fn dims(&self) -> (usize, usize, usize) {
+        (self.m, self.k, self.n)
+    }
+
+    /// How many grains there are.
+    pub fn grains(&self) -> usize {
+        self.m.div_ceil(self.rows) * self.n.div_ceil(self.cols)
+    }
+
+    /// Elements of scratch that each running grain needs.
+    pub fn scratch_len(&self) -> usize {
+        self.block_rows * A_STRIDE + ALIGN_SLACK
+    }
+
+    /// The output cut into this job's grains. Row r of C begins at `r * row_stride`.
+    pub fn tiles<'c>(
+        &self,
+        c: &'c mut [f32],
+        row_stride: usize,
+    ) -> Result<Tiles<'c, f32>, GemmError> {
+        let found = c.len();
+        let needed = crate::error::span(self.m, row_stride, self.n, 1)?;
+        Tiles::new(c, self.m, self.n, row_stride, self.rows, self.cols).ok_or(GemmError::Length {
+            what: "C",
+            needed,
+            found,
+        })
+    }
+
+    /// Runs one grain; each must run once, in any order, on any thread.
+    pub fn run_grain(
+        &self,
+        grain: usize,
+        a: &Lhs<'_>,
+        b: PackedRef<'_>,
+        tiles: &Tiles<'_, f32>,
+        epilogue: &Epilogue<'_>,
+        scratch: &mut [f32],
+    ) -> Result<(), GemmError> {
+        a.check(self.m, self.k)?;
+        epilogue.check(self.m, self.n)?;
+        require("scratch", self.scratch_len(), scratch.len())?;
+        // Down first: neighbours in time share the panels of B.
+        let (down, across) = (self.m.div_ceil(self.rows), self.n.div_ceil(self.cols));
+        if tiles.grid() != (down, across) {
+            return Err(GemmError::Grain(grain));
+        }
+        let index = if down == 0 {
+            grain
+        } else {
+            grain % down * across + grain / down
+        };
+        let tile = tiles.claim(index).ok_or(GemmError::Grain(grain))?;
+        let (row, col) = tile.origin();
+        if row + tile.rows() > self.m
+            || col + tile.cols() > self.n
+            || tile.rows() > self.rows
+            || tile.cols() > self.cols
+        {
+            return Err(GemmError::Grain(grain));
+        }
+        dispatch!(self.level, s => {
+            b.check(self.k, self.n, panel_width(s))?;
+            self.run_tile(s, a, b, tile, epilogue, scratch);
+            Ok(())
+        })
+    }
+
+    /// Runs all grains on this thread.
+    pub fn run(
+        &self,
+        a: &Lhs<'_>,
+        b: PackedRef<'_>,
+        c: &mut [f32],
+        row_stride: usize,
+        epilogue: &Epilogue<'_>,
+        scratch: &mut [f32],
+    ) -> Result<(), GemmError> {
+        let tiles = self.tiles(c, row_stride)?;
+        agree("grains", self.grains(), tiles.count())?;
+        (0..self.grains())
+            .try_for_each(|grain| self.run_grain(grain, a, b, &tiles, epilogue, scratch))
+    }
+
+    #[inline(always)]
+    fn run_tile<S: Tile>(
+        &self,
+        s: S,
+        a: &Lhs<'_>,
+        b: PackedRef<'_>,
+        mut tile: TileMut<'_, f32>,
+        epilogue: &Epilogue<'_>,
+        scratch: &mut [f32],
+    ) {
+        let aligned = scratch.as_ptr().align_offset(64).min(ALIGN_SLACK);
+        let scratch = &mut scratch[aligned..];
+        let ((row0, col0), rows, cols) = (tile.origin(), tile.rows(), tile.cols());
+        let k_blocks = self.k.div_ceil(KC).max(1);
+        // Equal blocks, of whole cache lines of A.
+        let kc_most = self.k.div_ceil(k_blocks).next_multiple_of(16);
+        for block in (0..rows).step_by(self.block_rows) {
+            let block_rows = self.block_rows.min(rows - block);
+            let row_tiles = block_rows.div_ceil(S::MR);
+            let packed = &mut scratch[..block_rows * A_STRIDE];
+            let mut k0 = 0;
+            loop {
+                let kc = kc_most.min(self.k - k0);
+                let (first, last) = (k0 == 0, k0 + kc == self.k);
+                a.copy(s, row0 + block, k0, kc, packed);
+                for j in (0..cols).step_by(S::NR) {
+                    let b_block = &b.panel((col0 + j) / S::NR)[k0 * S::NR..][..kc * S::NR];
+                    let width = S::NR.min(cols - j);
+                    let kernels_of = |mr: usize| -> Kernel<S> {
+                        S::KERNELS[mr - 1][width.div_ceil(S::NR / S::NV) - 1]
+                    };
+                    let mut i = 0;
+                    for t in 0..row_tiles {
+                        // Heights differ by one at most.
+                        let mr = (block_rows - i).div_ceil(row_tiles - t);
+                        let (row, col) = (row0 + block + i, col0 + j);
+                        let call = Call {
+                            a: packed[i * A_STRIDE..][..mr * A_STRIDE].as_ptr(),
+                            b: b_block.as_ptr(),
+                            kc,
+                            // SAFETY: the tile has rows block + i + mr and columns j + width.
+                            c: unsafe {
+                                tile.as_mut_ptr().add((block + i) * tile.row_stride() + j)
+                            },
+                            c_stride: tile.row_stride(),
+                            cols: width,
+                            first,
+                            finish: last.then(|| Finish::new(epilogue, row, col)),
+                        };
+                        // SAFETY: A has mr rows of kc <= KC elements, the block of B kc groups of NR; the tile is ours, and its elements here
+                        // were written by the first block of k unless this is the first; `run_grain` checked the epilogue against m and n.
+                        unsafe { kernels_of(mr)(s, &call) };
+                        if last && epilogue.activation.clamp().is_none() {
+                            for r in 0..mr {
+                                if let Some(row) = tile.row(block + i + r).get_mut(j..j + width) {
+                                    epilogue.activation.run(s, row);
+                                }
+                            }
+                        }
+                        i += mr;
+                    }
+                }
+                k0 += kc;
+                if last {
+                    break;
+                }
+            }
+        }
+    }
+}
+
+#[inline(always)]
+fn panel_width<S: Tile>(_: S) -> usize {
+    S::NR
+}
+
+impl Finish {
+    /// The epilogue from element (row, col) on, whose bounds were checked.
+    fn new(epilogue: &Epilogue<'_>, row: usize, col: usize) -> Self {
+        let from = |x: Option<&[f32]>, at: usize| x.map_or(ptr::null(), |x| x[at..].as_ptr());
+        let (lo, hi) = epilogue
+            .activation
+            .clamp()
+            .unwrap_or((f32::NEG_INFINITY, f32::INFINITY));
+        let residual = epilogue.residual;
+        Self {
+            alpha: epilogue.alpha,
+            bias_cols: from(epilogue.bias_cols, col),
+            bias_rows: from(epilogue.bias_rows, row),
+            residual: residual.map_or(ptr::null(), |r| r.data[row * r.row_stride + col..].as_ptr()),
+            residual_stride: residual.map_or(0, |r| r.row_stride),
+            beta: residual.map_or(0.0, |r| r.beta),
+            lo,
+            hi,
+        }
+    }
+}

@@ -1,0 +1,216 @@
+//! The microkernel: a tile of `MR` × `NV` vectors of C stays in registers while k runs.
+//!
+//! ```text
+//! acc = first ? 0 : C
+//! for k:  b[v] = B[k, v]           (contiguous, aligned panel)
+//!         for r, v:  acc[r][v] = fma(splat(A[r, k]), b[v], acc[r][v])
+//! C = last ? epilogue(acc) : acc
+//! ```
+//! Rows of A lie [`A_STRIDE`] apart, a constant, so that every row is an immediate offset from one pointer: no pointer for each row, no
+//! transposition while packing, and no two rows in one set of the L1 cache. One body serves all levels; the tile that fills a level's register
+//! file is its [`Tile`] constants. Tiles of fewer rows and vectors are instances of the same body, hence the same chain for each element.
+
+#[cfg(target_arch = "x86_64")]
+use millstream_simd::{Avx2, Avx512};
+use millstream_simd::{Scalar, Simd, SimdF32};
+
+/// The longest stretch of k that one call runs.
+pub(crate) const KC: usize = 256;
+/// Elements from a row of packed A to the next: 17 lines of 64 bytes, an odd number, spreads the rows over the sets of the cache.
+pub(crate) const A_STRIDE: usize = KC + 16;
+
+/// One call of a microkernel.
+pub(crate) struct Call {
+    /// Packed A: MR rows, [`A_STRIDE`] apart, of `kc` elements.
+    pub(crate) a: *const f32,
+    /// Packed B: `kc` groups of `S::NR` elements.
+    pub(crate) b: *const f32,
+    pub(crate) kc: usize,
+    pub(crate) c: *mut f32,
+    pub(crate) c_stride: usize,
+    /// Columns of C that exist, 1..=NV * LANES.
+    pub(crate) cols: usize,
+    /// Starts from zero instead of from C.
+    pub(crate) first: bool,
+    /// Finishes the elements; None if k goes on.
+    pub(crate) finish: Option<Finish>,
+}
+
+/// The part of the epilogue that happens in registers, with pointers moved to the tile's first element. Null pointers mean none.
+#[derive(Clone, Copy)]
+pub(crate) struct Finish {
+    pub(crate) alpha: f32,
+    pub(crate) bias_cols: *const f32,
+    pub(crate) bias_rows: *const f32,
+    pub(crate) residual: *const f32,
+    pub(crate) residual_stride: usize,
+    pub(crate) beta: f32,
+    pub(crate) lo: f32,
+    pub(crate) hi: f32,
+}
+
+/// A compiled tile.
+///
+/// # Safety
+/// `a` is readable for MR rows of `kc`, `b` for `kc * NR`, `c` writable for MR rows of `cols` (and
+/// initialised unless `first`), and the pointers of `finish` that are not null readable for MR rows or `cols` columns.
+pub(crate) type Kernel<S> = unsafe fn(S, &Call);
+
+/// The register tile of a level.
+pub(crate) trait Tile: Simd {
+    /// Rows of the greatest tile.
+    const MR: usize;
+    /// Vectors of the widest tile.
+    const NV: usize;
+    /// Columns of a panel of packed B.
+    const NR: usize;
+    /// `KERNELS[rows - 1][vectors - 1]`.
+    const KERNELS: &'static [&'static [Kernel<Self>]];
+}
+
+macro_rules! tile {
+    ($level:ident, $lanes:literal, $vectors:tt, [$($mr:literal)*]) => {
+        impl Tile for $level {
+            const MR: usize = [$($mr),*].len();
+            const NV: usize = tile!(@count $vectors);
+            const NR: usize = Self::NV * $lanes;
+            const KERNELS: &'static [&'static [Kernel<Self>]] = &[$(tile!(@row $level, $mr, $vectors)),*];
+        }
+    };
+    (@count [$($nv:literal)*]) => { [$($nv),*].len() };
+    (@row $level:ident, $mr:literal, [$($nv:literal)*]) => { &[$(kernel::<$level, $mr, $nv>),*] };
+}
+
+tile!(Scalar, 8, [1], [1 2 3 4]);
+#[cfg(target_arch = "x86_64")]
+tile!(Avx2, 8, [1 2], [1 2 3 4 5 6]);
+#[cfg(target_arch = "x86_64")]
+tile!(Avx512, 16, [1 2], [1 2 3 4 5 6 7 8 9 10 11 12 13 14]);
+
+/// Runs `$body` for each row of a tile, unrolled, with the row's number as a literal constant.
+macro_rules! rows {
+    ($mr:ident, $r:ident => $body:expr) => {
+        rows!(@ $mr, $r, $body, 0 1 2 3 4 5 6 7 8 9 10 11 12 13)
+    };
+    (@ $mr:ident, $r:ident, $body:expr, $($i:literal)*) => {$(
+        if $mr > $i {
+            const $r: usize = $i;
+            $body
+        }
+    )*};
+}
+
+/// # Safety
+/// As [`Kernel`].
+unsafe fn kernel<S: Tile, const MR: usize, const NV: usize>(s: S, call: &Call) {
+    s.vectorize(
+        #[inline(always)]
+        || {
+            // SAFETY: the caller's promise, passed on.
+            unsafe { body::<S, MR, NV>(s, call) }
+        },
+    );
+}
+
+/// # Safety
+/// As [`Kernel`].
+#[inline(always)]
+unsafe fn body<S: Tile, const MR: usize, const NV: usize>(s: S, call: &Call) {
+    let lanes = S::F32::LANES;
+    let (c, c_stride, cols) = (call.c, call.c_stride, call.cols);
+    // Columns of the last vector.
+    let tail = cols - (NV - 1) * lanes;
+    let mut acc = [[S::F32::splat(s, 0.0); NV]; MR];
+    if !call.first {
+        rows!(MR, R => for v in 0..NV {
+            // SAFETY: row R < MR of C has `cols` initialised elements, of which vector v holds the next `lanes` or `tail`.
+            acc[R][v] = unsafe {
+                let p = c.add(R * c_stride + v * lanes);
+                if v + 1 < NV { S::F32::load_ptr(s, p) } else { S::F32::load_ptr_partial(s, p, tail) }
+            };
+        });
+    }
+    let (mut a, mut b) = (call.a, call.b);
+    for _ in 0..call.kc {
+        let mut bv = [S::F32::splat(s, 0.0); NV];
+        for v in 0..NV {
+            // SAFETY: B has kc groups of NR >= NV * lanes elements; b is the start of the current one.
+            bv[v] = unsafe { S::F32::load_ptr(s, b.add(v * lanes)) };
+        }
+        rows!(MR, R => {
+            // SAFETY: A has MR rows of kc elements; a is the current column.
+            let av = S::F32::splat(s, unsafe { *a.add(R * A_STRIDE) });
+            for v in 0..NV {
+                acc[R][v] = av.mul_add(bv[v], acc[R][v]);
+            }
+        });
+        // SAFETY: at most one past the last element that this call reads.
+        unsafe {
+            a = a.add(1);
+            b = b.add(S::NR);
+        }
+    }
+    if let Some(f) = &call.finish {
+        // SAFETY: the caller's promise for the pointers of `finish`.
+        unsafe { finish::<S, MR, NV>(s, f, tail, &mut acc) };
+    }
+    rows!(MR, R => for v in 0..NV {
+        // SAFETY: row R < MR of C has `cols` elements, of which vector v holds the next `lanes` or `tail`.
+        unsafe {
+            let p = c.add(R * c_stride + v * lanes);
+            if v + 1 < NV || tail == lanes { acc[R][v].store_ptr(p) } else { acc[R][v].store_ptr_partial(p, tail) }
+        }
+    });
+}
+
+/// # Safety
+/// As [`Kernel`], for the pointers of `f`; the last vector has `tail` columns.
+#[inline(always)]
+unsafe fn finish<S: Tile, const MR: usize, const NV: usize>(
+    s: S,
+    f: &Finish,
+    tail: usize,
+    acc: &mut [[S::F32; NV]; MR],
+) {
+    let lanes = S::F32::LANES;
+    let (alpha, beta) = (S::F32::splat(s, f.alpha), S::F32::splat(s, f.beta));
+    let (lo, hi) = (S::F32::splat(s, f.lo), S::F32::splat(s, f.hi));
+    let mut bias = [S::F32::splat(s, 0.0); NV];
+    if !f.bias_cols.is_null() {
+        for v in 0..NV {
+            // SAFETY: the bias has an element for each column of the tile.
+            bias[v] = unsafe {
+                S::F32::load_ptr_partial(
+                    s,
+                    f.bias_cols.add(v * lanes),
+                    if v + 1 < NV { lanes } else { tail },
+                )
+            };
+        }
+    }
+    rows!(MR, R => {
+        for v in 0..NV {
+            acc[R][v] = acc[R][v].mul_add(alpha, bias[v]);
+        }
+        if !f.bias_rows.is_null() {
+            // SAFETY: the bias has an element for each row of the tile.
+            let bias = S::F32::splat(s, unsafe { *f.bias_rows.add(R) });
+            for v in 0..NV {
+                acc[R][v] = acc[R][v] + bias;
+            }
+        }
+        if !f.residual.is_null() {
+            for v in 0..NV {
+                // SAFETY: the residual has the rows and columns of the tile.
+                let x = unsafe {
+                    let p = f.residual.add(R * f.residual_stride + v * lanes);
+                    S::F32::load_ptr_partial(s, p, if v + 1 < NV { lanes } else { tail })
+                };
+                acc[R][v] = x.mul_add(beta, acc[R][v]);
+            }
+        }
+        for v in 0..NV {
+            acc[R][v] = hi.min(lo.max(acc[R][v]));
+        }
+    });
+}
