@@ -1,0 +1,1 @@
+"""The parts of tests/run.py that need more than one cargo command."""

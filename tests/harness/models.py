@@ -1,0 +1,62 @@
+"""Real models out of their wheels, on every ISA level and number of threads, held against ONNX Runtime's outputs."""
+
+import json
+import os
+import shutil
+
+from . import wheels
+from .process import ROOT, Failed, environment, output, program, run, say
+
+MAKER = ROOT / "benches/make_models.py"
+NAMES = ("magika", "ocr4_det", "ocr4_rec", "ocr_cls", "silero_16k")
+# Greatest absolute difference over the greatest absolute expected value: sums in another order, nothing more.
+TOLERANCE = 1e-3
+SECONDS = 0.2
+
+
+def levels():
+    """The ISA levels that this machine has, by the names of MILLSTREAM_LEVEL."""
+    try:
+        flags = next(line for line in open("/proc/cpuinfo") if line.startswith("flags")).split()
+    except (OSError, StopIteration):
+        flags = []
+    have = ["scalar"]
+    have += ["avx2"] if {"avx2", "fma", "f16c"} <= set(flags) else []
+    have += ["avx512"] if {"avx512f", "avx512bw", "avx512dq", "avx512vl"} <= set(flags) else []
+    return have
+
+
+def made():
+    """The folder with the models and their expected outputs."""
+    done = wheels.folder("model-tools", MAKER.read_text(), *wheels.pins("model-files"))
+    done = done.with_name(done.name.replace("model-tools", "models"))
+    if not done.is_dir():
+        files, python = wheels.unpacked("model-files"), wheels.environment("model-tools")
+        part = wheels.fresh(done)
+        (part / ".wheels").mkdir()
+        for package in files.iterdir():
+            os.symlink(package, part / ".wheels" / package.name)
+        run(python, MAKER, part, *NAMES)
+        shutil.rmtree(part / ".wheels")
+        part.rename(done)
+    return done
+
+
+def check():
+    """Runs every model every way; an output too far from the expected one fails."""
+    folder, millstream = made(), program()
+    wrong = []
+    for name in NAMES:
+        for level in levels():
+            for threads in (1, 2):
+                command = (millstream, "bench", folder / name / "model.onnx", "--inputs", folder / name, "--seconds", SECONDS, "--threads", threads, "--json")
+                result = json.loads(output(*command, env=environment(MILLSTREAM_LEVEL=level)))
+                # Written so that NaN is wrong, and so that a level or pool which was not used does not count.
+                good = result["max_error"] <= TOLERANCE and result["level"] == level and result["threads"] == threads
+                line = f"{name:11} {result['level']:7} {result['threads']} threads  {result['median_ms']:9.3f} ms  error {result['max_error']:.1e}"
+                say(f"  {line}  {'ok' if good else 'WRONG'}")
+                if not good:
+                    wrong.append(line)
+    if wrong:
+        raise Failed(f"{len(wrong)} runs are wrong")
+    say(f"models: {len(NAMES)} models agree with ONNX Runtime on {', '.join(levels())}")

@@ -1,0 +1,75 @@
+#!/usr/bin/env python3
+"""Runs every test of the project. Needs stable Rust, Python 3 and the package registries, and sets up the rest itself.
+
+    tests/run.py                        everything
+    tests/run.py --only lint,stdless    some parts
+    tests/run.py --skip models          all but some parts
+"""
+
+import argparse
+import sys
+import time
+
+sys.dont_write_bytecode = True
+
+from harness import conformance, fuzz, models, stdless
+from harness.process import ROOT, Failed, environment, output, run, say, target
+
+
+def lint():
+    """Formatting, clippy and the documentation's links, warnings being errors."""
+    # By file: cargo fmt does not see the modules that macros declare.
+    run("rustfmt", "--check", "--edition", "2024", *output("git", "ls-files", "*.rs").split())
+    run("cargo", "clippy", "--locked", "--workspace", "--all-targets", "--", "-D", "warnings")
+    run("cargo", "doc", "--locked", "--workspace", "--no-deps", env=environment(RUSTDOCFLAGS="-D warnings"))
+
+
+def workspace():
+    """Unit, integration, property and documentation tests of every crate."""
+    run("cargo", "test", "--locked", "--workspace")
+
+
+def loom():
+    """Every interleaving of the edges' credit ledger and close protocol."""
+    env = environment(RUSTFLAGS="--cfg loom", CARGO_TARGET_DIR=str(target("loom")))
+    run("cargo", "test", "--locked", "--release", "-p", "millstream-edge", "--test", "loom", env=env)
+
+
+def main():
+    parts = {
+        "lint": lint,
+        "workspace": workspace,
+        "loom": loom,
+        "fuzz": fuzz.check,
+        "stdless": stdless.check,
+        "conformance": conformance.check,
+        "models": models.check,
+    }
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    names = lambda text: [name for name in text.split(",") if name in parts or parser.error(f"no part {name}: {', '.join(parts)}")]
+    parser.add_argument("--only", type=names, default=list(parts), metavar="PART,…", help=f"of {', '.join(parts)}")
+    parser.add_argument("--skip", type=names, default=[], metavar="PART,…")
+    parser.add_argument("--write", action="store_true", help="write the conformance manifest instead of comparing with it")
+    options = parser.parse_args()
+    parts["conformance"] = lambda: conformance.check(options.write)
+
+    summary = []
+    for name in [name for name in parts if name in options.only and name not in options.skip]:
+        say(f"\n=== {name}")
+        start, problem = time.monotonic(), None
+        try:
+            parts[name]()
+        except Failed as failure:
+            problem = str(failure)
+            say(f"FAILED: {problem}")
+        summary.append((name, time.monotonic() - start, problem))
+    say("\n=== summary")
+    for name, seconds, problem in summary:
+        say(f"{name:12} {'ok' if problem is None else 'FAILED':7} {seconds:6.0f} s  {problem or ''}")
+    failed = sum(problem is not None for _, _, problem in summary)
+    say(f"\n{len(summary) - failed} passed, {failed} failed")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
