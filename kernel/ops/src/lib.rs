@@ -18,10 +18,10 @@ mod grains;
 
 use millstream_graph::{OpDef, Registry};
 
-/// Declares the operators' modules and the list of their definitions. Names after `with` are kernels that several
-/// operators of the family share.
+/// Declares the operators' modules and the list of their definitions. Names after `;` are modules that
+/// several operators share.
 macro_rules! operators {
-    ($($(#[$doc:meta])* $family:ident { $($op:ident),* $(,)? } $(with { $($shared:ident),* $(,)? })?)*) => {
+    ($($(#[$doc:meta])* $family:ident { $($op:ident),* $(,)? $(; $($shared:ident),* $(,)?)? })*) => {
         $( $(#[$doc])* pub mod $family {
             $( pub mod $op; )*
             $( $( pub(crate) mod $shared; )* )?
