@@ -232,6 +232,15 @@ impl Graph {
         value.source = Source::Constant(weight);
     }
 
+    /// Lets go of a constant's elements; its type and dims stay known. For constants that live on in packed forms only.
+    pub fn forget_constant(&mut self, id: ValueId) {
+        let value = &mut self.values[id.0 as usize];
+        if let Source::Constant(w) = &value.source {
+            value.fact = Some(Fact::concrete(w.dtype(), w.shape()));
+            value.source = Source::None;
+        }
+    }
+
     /// A node, unless it was removed.
     pub fn node(&self, id: NodeId) -> Option<&Node> {
         self.nodes.get(id.0 as usize)?.as_ref()

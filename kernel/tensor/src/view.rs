@@ -158,6 +158,15 @@ impl<'a> TensorViewMut<'a> {
         }
     }
 
+    /// The bytes, for as long as the view itself is borrowed; an error for strings.
+    pub fn bytes_mut(&mut self) -> Result<&mut [u8], TensorError> {
+        let len = self.layout.span() * self.dtype.size();
+        match &mut self.data {
+            DataMut::Bytes(b) => Ok(&mut b[..len]),
+            DataMut::Strings(_) => Err(TensorError::DType { wanted: DType::U8, found: DType::String }),
+        }
+    }
+
     /// The same tensor with elements of type `T`; an error if it holds others or they are not aligned.
     pub fn typed<T: Element>(self) -> Result<ViewMut<'a, T>, TensorError> {
         let (dtype, layout) = (self.dtype, *self.layout);
