@@ -1,1 +1,15 @@
-//! The CPU backend of millstream: thread pool, memory-mapped weights, run-time ISA choice.
+//! The CPU backend: our own plans, run by a thread pool on the best instructions that the machine has.
+//!
+//! - [`Pool`] runs a step's grains; a run enters it once, and a run that finds it taken runs alone on its caller's thread.
+//! - [`CpuBackend`] lowers graphs for a [`Level`] and a pool.
+//! - [`level`] reads `MILLSTREAM_LEVEL`, the one environment variable of this crate.
+//! - [`StdClock`] times steps.
+
+mod backend;
+mod clock;
+mod pool;
+
+pub use backend::{CpuBackend, level};
+pub use clock::StdClock;
+pub use millstream_simd::Level;
+pub use pool::Pool;
