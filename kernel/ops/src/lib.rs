@@ -14,6 +14,7 @@ extern crate std;
 #[cfg(test)]
 #[macro_use]
 mod testing;
+mod carve;
 mod grains;
 
 use millstream_graph::{OpDef, Registry};
@@ -34,6 +35,12 @@ macro_rules! operators {
 operators! {
     /// One output element from the input elements at the same place.
     elementwise { relu }
+    /// Sliding windows and weights.
+    conv { ; geometry }
+    /// Products of matrices.
+    matmul { ; number }
+    /// Windows and planes reduced to one element.
+    pool { max_pool; window }
     /// Shapes, and elements that move without changing.
     shape { shape_of }
 }
