@@ -224,7 +224,7 @@ pub fn eval_to_values(op: &dyn Op, level: Level, inputs: &[Option<Value>], specs
     let input_specs: Vec<Option<Spec>> =
         inputs.iter().map(|v| v.as_ref().and_then(|v| v.as_tensor().ok()).map(|t| Spec::row_major(t.dtype(), *t.shape()))).collect();
     let output_specs: Vec<Spec> = specs.iter().flatten().copied().collect();
-    let need = op.scratch(&StepCx { inputs: &input_specs, outputs: &output_specs, level });
+    let need = op.scratch(&StepCx { inputs: &input_specs, outputs: &output_specs, packed: &[], level });
     let mut shared = AlignedBytes::zeroed(need.shared)?;
     let mut per_worker = AlignedBytes::zeroed(need.per_worker)?;
     let mut memory: Vec<AlignedBytes> = Vec::with_capacity(specs.len());

@@ -163,11 +163,19 @@ pub struct StepCx<'a> {
     pub inputs: &'a [Option<Spec>],
     /// The outputs.
     pub outputs: &'a [Spec],
+    /// For each input, true if it is a constant of which the plan holds what [`Op::prepack`] made (so that no scratch is needed
+    /// to pack it). Inputs past the end are not.
+    pub packed: &'a [bool],
     /// The ISA level that kernels will use.
     pub level: Level,
 }
 
 impl StepCx<'_> {
+    /// True if input `i` is a constant in its packed form.
+    pub fn is_packed(&self, i: usize) -> bool {
+        self.packed.get(i).copied().unwrap_or(false)
+    }
+
     /// One operation an output element, every input and output passed once.
     pub fn elementwise_cost(&self) -> Cost {
         let bytes: usize = self.inputs.iter().flatten().chain(self.outputs).map(Spec::bytes).sum();

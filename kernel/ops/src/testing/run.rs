@@ -82,7 +82,8 @@ fn ways<'a>(op: &dyn Op, case: &Case, want: &[Tensor]) -> Vec<Way<'a>> {
         }
         let input_specs = specs(case, &row_major);
         let output_specs: Vec<Spec> = want.iter().map(|t| Spec::row_major(t.dtype(), *t.shape())).collect();
-        let cx = StepCx { inputs: &input_specs, outputs: &output_specs, level };
+        let packed: Vec<bool> = (0..case.inputs.len()).map(|i| case.constants.contains(&i)).collect();
+        let cx = StepCx { inputs: &input_specs, outputs: &output_specs, packed: &packed, level };
         for proposal in proposals(case, &row_major) {
             if let Some(p) = op.permute(&cx, &proposal) {
                 assert_eq!(p.outputs.len().min(rows.len()), rows.len(), "permute gives an order for every output");
@@ -125,8 +126,9 @@ fn run(op: &dyn Op, case: &Case, want: &[Tensor], facts: &[Fact], way: &Way<'_>)
     let input_specs = specs(case, &way.inputs);
     let output_specs: Vec<Spec> =
         want.iter().zip(&way.outputs).map(|(t, o)| Spec { dtype: t.dtype(), layout: Layout::dense(*t.shape(), *o) }).collect();
-    let need = op.scratch(&StepCx { inputs: &input_specs, outputs: &output_specs, level: way.level });
     let packed: Vec<Option<Arc<dyn Packed>>> = (0..case.inputs.len()).map(|i| pack(op, case, i, way)).collect();
+    let is_packed: Vec<bool> = packed.iter().map(Option::is_some).collect();
+    let need = op.scratch(&StepCx { inputs: &input_specs, outputs: &output_specs, packed: &is_packed, level: way.level });
     let memory: Vec<Option<AlignedBytes>> =
         case.inputs.iter().zip(&input_specs).map(|(v, s)| Some(arranged(v.as_ref()?.as_tensor().ok()?, s.as_ref().filter(|s| s.dtype != DType::String)?))).collect();
     let workers = way.parallel.workers();
