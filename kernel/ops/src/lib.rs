@@ -41,8 +41,10 @@ operators! {
     matmul { ; number }
     /// Windows and planes reduced to one element.
     pool { max_pool; window }
-    /// Shapes, and elements that move without changing.
-    shape { shape_of }
+    /// Shapes as values, and values under another shape.
+    shape { shape_of, size, constant, constant_of_shape, range, reshape, flatten, squeeze, unsqueeze; relabel }
+    /// Elements that move without changing.
+    movement { identity, transpose, concat, slice, expand; strided, flat }
 }
 
 /// A registry with every operator of this crate.

@@ -43,5 +43,5 @@ pub use scratch::{ScratchGuard, WorkerScratch};
 pub use shape::{MAX_RANK, Shape, broadcast};
 pub use tensor::Tensor;
 pub use value::Value;
-pub use view::{Data, DataMut, TensorView, TensorViewMut, View, ViewMut};
+pub use view::{Data, DataMut, TensorView, TensorViewMut, View, ViewMut, Word};
 pub use weight::{Weight, WeightSource};

@@ -2,6 +2,7 @@
 
 use crate::{DType, Element, Layout, Shape, TensorError};
 use alloc::{string::String, vec::Vec};
+use bytemuck::Pod;
 
 /// Borrowed elements: bytes, or strings.
 #[derive(Debug, Clone, Copy)]
@@ -67,6 +68,18 @@ fn cast<T: Element>(dtype: DType, bytes: &[u8]) -> Result<&[T], TensorError> {
     bytemuck::try_cast_slice(&bytes[..whole]).map_err(|_| TensorError::Unaligned(dtype))
 }
 
+mod sealed {
+    pub trait Sealed {}
+}
+
+/// An unsigned integer as wide as some elements, for kernels that move elements without looking at them.
+pub trait Word: sealed::Sealed + Pod + Default + Send + Sync {}
+
+macro_rules! words {
+    ($($t:ty),*) => { $( impl sealed::Sealed for $t {} impl Word for $t {} )* };
+}
+words!(u8, u16, u32, u64);
+
 impl<'a> TensorView<'a> {
     /// A view of bytes; an error if they do not cover the layout.
     pub fn new(dtype: DType, layout: &'a Layout, bytes: &'a [u8]) -> Result<TensorView<'a>, TensorError> {
@@ -114,6 +127,15 @@ impl<'a> TensorView<'a> {
     /// The same tensor with elements of type `T`; an error if it holds others or they are not aligned.
     pub fn typed<T: Element>(&self) -> Result<View<'a, T>, TensorError> {
         Ok(View { layout: *self.layout, data: cast(self.dtype, self.bytes()?)? })
+    }
+
+    /// The elements' bits, from the first element to the layout's end; an error if elements are not as wide as `W`.
+    pub fn words<W: Word>(&self) -> Result<&'a [W], TensorError> {
+        let bytes = self.bytes()?;
+        if self.dtype.size() != size_of::<W>() {
+            return Err(TensorError::Length { needed: size_of::<W>(), found: self.dtype.size() });
+        }
+        if bytes.is_empty() { Ok(&[]) } else { bytemuck::try_cast_slice(bytes).map_err(|_| TensorError::Unaligned(self.dtype)) }
     }
 
     /// The strings; an error if the tensor holds none.
@@ -165,6 +187,18 @@ impl<'a> TensorViewMut<'a> {
             DataMut::Bytes(b) => Ok(&mut b[..len]),
             DataMut::Strings(_) => Err(TensorError::DType { wanted: DType::U8, found: DType::String }),
         }
+    }
+
+    /// The elements' bits, from the first element to the layout's end; an error if elements are not as wide as `W`.
+    ///
+    /// Whoever writes them writes bits that were an element of the same type before: a boolean stays 0 or 1.
+    pub fn into_words<W: Word>(self) -> Result<&'a mut [W], TensorError> {
+        let dtype = self.dtype;
+        if dtype.size() != size_of::<W>() {
+            return Err(TensorError::Length { needed: size_of::<W>(), found: dtype.size() });
+        }
+        let bytes = self.into_bytes()?;
+        if bytes.is_empty() { Ok(&mut []) } else { bytemuck::try_cast_slice_mut(bytes).map_err(|_| TensorError::Unaligned(dtype)) }
     }
 
     /// The same tensor with elements of type `T`; an error if it holds others or they are not aligned.
