@@ -1,1 +1,67 @@
 //! millstream: an inference kernel library with an actor runtime.
+//!
+//! ```no_run
+//! use millstream::prelude::*;
+//!
+//! let model = Model::open("resnet50.onnx")?;
+//! let image = Tensor::zeros(DType::F32, &[1, 3, 224, 224])?;
+//! let outputs = model.run(&[("x", image)])?;
+//! println!("{:?}", outputs.first()?.shape());
+//! # Ok::<(), millstream::Error>(())
+//! ```
+//!
+//! - [`Model`] is a loaded model with its memory; [`Session`] loads models with options that they share.
+//! - [`kernel`] is the `no_std` half, for those who bring their own files, threads and memory.
+//! - `runtime` (feature) holds pipelines of supervised stages, `candle` (feature) the second engine.
+#![cfg_attr(not(feature = "std"), no_std)]
+#![forbid(unsafe_code)]
+
+#[cfg(all(feature = "std", feature = "onnx"))]
+mod error;
+#[cfg(all(feature = "std", feature = "onnx"))]
+mod model;
+#[cfg(all(feature = "std", feature = "onnx"))]
+mod session;
+
+#[cfg(all(feature = "std", feature = "onnx"))]
+pub use error::Error;
+pub use millstream_tensor::{DType, Shape, Tensor, TensorError, Value};
+#[cfg(all(feature = "std", feature = "onnx"))]
+pub use model::{Model, Outputs};
+#[cfg(all(feature = "std", feature = "onnx"))]
+pub use session::{Session, SessionBuilder};
+
+/// The kernel: graphs, operators, plans and the engine that runs them, all `no_std`.
+pub mod kernel {
+    pub use millstream_compile as compile;
+    pub use millstream_engine as engine;
+    pub use millstream_graph as graph;
+    #[cfg(feature = "onnx")]
+    pub use millstream_onnx as onnx;
+    pub use millstream_ops as ops;
+    #[cfg(feature = "safetensors")]
+    pub use millstream_safetensors as safetensors;
+    pub use millstream_tensor as tensor;
+}
+
+/// The CPU backend: thread pools and mapped files.
+#[cfg(feature = "std")]
+pub use millstream_cpu as cpu;
+
+/// Candle as second engine.
+#[cfg(feature = "candle")]
+pub use millstream_candle as candle;
+
+/// Pipelines of supervised stages.
+#[cfg(feature = "runtime")]
+pub mod runtime {
+    pub use millstream_io as io;
+    pub use millstream_runtime::*;
+}
+
+/// What most programs need.
+pub mod prelude {
+    #[cfg(all(feature = "std", feature = "onnx"))]
+    pub use crate::{Error, Model, Session};
+    pub use crate::{DType, Tensor, Value};
+}

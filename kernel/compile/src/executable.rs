@@ -14,6 +14,7 @@ use core::{
 use millstream_engine::{Bindings, Executable, Plan, PlanBytes, Request, RunError, Signature, Workers, Workspace, run_plan};
 use millstream_graph::{FOLD_LIMIT, Fact};
 use millstream_tensor::{Shape, Tensor, TensorViewMut, Value};
+use smallvec::SmallVec;
 
 /// Distinguishes executables that share a workspace.
 static NEXT_ID: AtomicUsize = AtomicUsize::new(0);
@@ -92,11 +93,14 @@ impl CompiledModel {
         if ports.len() != inputs.len() {
             return Err(RunError::InputCount { wanted: ports.len(), found: inputs.len() });
         }
+        let mut named: SmallVec<[(&str, usize); 8]> = SmallVec::new();
         for (port, value) in ports.iter().zip(inputs) {
-            if let (Some(wanted), Ok(t)) = (port.dtype, value.as_tensor())
-                && t.dtype() != wanted
-            {
+            let Ok(t) = value.as_tensor() else { continue };
+            if let Some(wanted) = port.dtype.filter(|&d| d != t.dtype()) {
                 return Err(RunError::InputType { name: port.name.clone(), wanted, found: t.dtype() });
+            }
+            if !port.dims.as_ref().is_none_or(|dims| fits(dims, t.shape(), &mut named)) {
+                return Err(RunError::InputShape { name: port.name.clone(), wanted: port.to_string(), found: t.shape().to_string() });
             }
         }
         Ok(())
@@ -144,6 +148,21 @@ impl CompiledModel {
         let facts: Option<Vec<Fact>> = ports.iter().zip(inputs).map(|(p, s)| Some(Fact::concrete(p.dtype?, s))).collect();
         self.template.bind(&facts.ok_or_else(|| RunError::DataDependent("an input without a type".into()))?)
     }
+}
+
+/// True if a shape fits a port: numbers are equal, and a name stands for the same number everywhere.
+fn fits<'p>(dims: &'p [Result<usize, String>], shape: &Shape, named: &mut SmallVec<[(&'p str, usize); 8]>) -> bool {
+    dims.len() == shape.rank()
+        && dims.iter().zip(shape.iter()).all(|(dim, &found)| match dim {
+            Ok(n) => *n == found,
+            Err(name) => match named.iter().find(|(n, _)| n == name) {
+                Some((_, n)) => *n == found,
+                None => {
+                    named.push((name, found));
+                    true
+                }
+            },
+        })
 }
 
 /// What of a request is left once its inputs are taken.

@@ -21,6 +21,6 @@ mod program;
 mod template;
 
 pub use executable::CompiledModel;
-pub use passes::{Options, simplify};
+pub use passes::{Options, rules, simplify};
 pub use program::Program;
 pub use template::{Segment, Template};

@@ -81,6 +81,16 @@ pub enum RunError {
         /// The given type.
         found: DType,
     },
+    /// An input of another shape than the model takes.
+    #[error("input `{name}` is {wanted}, a shape of {found} was given")]
+    InputShape {
+        /// The input's name.
+        name: Arc<str>,
+        /// The model's port, with the sizes that other inputs gave to named dims.
+        wanted: String,
+        /// The given shape.
+        found: String,
+    },
     /// An input's name that the model does not have, or one that was not given.
     #[error("input `{0}` is unknown or missing")]
     InputName(String),

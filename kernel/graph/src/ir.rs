@@ -184,6 +184,33 @@ impl Graph {
         self.outputs.push(value);
     }
 
+    /// Removes the inputs at these positions (ascending), which nothing may read any more.
+    pub fn remove_inputs(&mut self, positions: &[usize]) {
+        for &i in positions.iter().rev() {
+            let id = self.inputs.remove(i);
+            self.values[id.0 as usize].source = Source::None;
+        }
+        for (i, &id) in self.inputs.iter().enumerate() {
+            self.values[id.0 as usize].source = Source::Input(i);
+        }
+    }
+
+    /// Forgets captures of a node: for each of its subgraphs, those at these positions (ascending), whose inputs were
+    /// removed from the body.
+    pub fn drop_captures(&mut self, id: NodeId, positions: &[Vec<usize>]) {
+        let Some(node) = self.nodes[id.0 as usize].as_mut() else { return };
+        let before: Vec<ValueId> = node.uses().collect();
+        for (subgraph, gone) in node.subgraphs.iter_mut().zip(positions) {
+            for &i in gone.iter().rev() {
+                subgraph.captures.remove(i);
+            }
+        }
+        let after: Vec<ValueId> = node.uses().collect();
+        for v in before.into_iter().filter(|v| !after.contains(v)) {
+            self.unlink(v, id);
+        }
+    }
+
     /// The inputs.
     pub fn inputs(&self) -> &[ValueId] {
         &self.inputs

@@ -48,7 +48,7 @@ pub(crate) fn assemble(program: &Program, trace: &Trace, level: Level, workers: 
             l.blocks[block].output = Some(i);
         }
     }
-    let scratch: Vec<Scratch> = trace.steps.iter().map(|s| l.scratch(s, level)).collect();
+    let scratch: Vec<Scratch> = trace.steps.iter().map(|s| l.scratch(program, s, level)).collect();
     let mut buffers: Vec<Buffer> = l.blocks.iter().map(|b| Buffer { bytes: if b.output.is_some() { 0 } else { b.bytes }, first: b.first, last: b.last }).collect();
     let scratch_at = buffers.len();
     for (s, need) in scratch.iter().enumerate() {
@@ -159,15 +159,20 @@ impl Layouter<'_> {
         same && !twice && self.trace.vals[root].is_planned() && self.trace.vals[output].is_planned() && self.last_use[root] == s
     }
 
+    /// For each input, whether the step reads it in packed form.
+    fn packed(&self, program: &Program, step: &ProtoStep) -> Vec<bool> {
+        (0..step.inputs.len()).map(|i| step.node.is_some_and(|key| program.packed(key, i).is_some())).collect()
+    }
+
     fn specs(&self, step: &ProtoStep) -> (Vec<Option<Spec>>, Vec<Spec>) {
         let inputs = step.inputs.iter().map(|v| v.and_then(|v| self.trace.spec(v))).collect();
         let outputs = step.outputs.iter().flatten().filter_map(|&v| self.trace.spec(v)).collect();
         (inputs, outputs)
     }
 
-    fn scratch(&self, step: &ProtoStep, level: Level) -> Scratch {
+    fn scratch(&self, program: &Program, step: &ProtoStep, level: Level) -> Scratch {
         let (inputs, outputs) = self.specs(step);
-        step.op.scratch(&StepCx { inputs: &inputs, outputs: &outputs, level })
+        step.op.scratch(&StepCx { inputs: &inputs, outputs: &outputs, packed: &self.packed(program, step), level })
     }
 
     fn finish_step(
@@ -221,7 +226,8 @@ impl Layouter<'_> {
             });
         }
         let (inputs, outputs) = self.specs(step);
-        let cx = StepCx { inputs: &inputs, outputs: &outputs, level };
+        let packed = self.packed(program, step);
+        let cx = StepCx { inputs: &inputs, outputs: &outputs, packed: &packed, level };
         out.kernel = step.op.kernel(&cx);
         out.cost = step.op.cost(&cx);
         Ok(out)

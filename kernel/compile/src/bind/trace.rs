@@ -176,7 +176,7 @@ impl Tracer<'_> {
             self.table[key.graph].insert(out, val);
             return Ok(());
         }
-        let (inputs, orders) = self.choose_orders(node, inputs, &facts);
+        let (inputs, orders) = self.choose_orders(key, node, inputs, &facts);
         let mut outputs = Vec::with_capacity(node.outputs.len());
         for (i, fact) in facts.into_iter().enumerate().take(node.outputs.len()) {
             let kind = if Val::is_sized(&fact) { ValKind::Planned } else { ValKind::Slot };
@@ -281,13 +281,14 @@ impl Tracer<'_> {
     }
 
     /// Asks the operator which memory orders it wants and gives, and brings its inputs into them.
-    fn choose_orders(&mut self, node: &Node, inputs: &[Option<usize>], facts: &[Fact]) -> (Vec<Option<usize>>, Vec<Order>) {
+    fn choose_orders(&mut self, key: NodeKey, node: &Node, inputs: &[Option<usize>], facts: &[Fact]) -> (Vec<Option<usize>>, Vec<Order>) {
         let is_dynamic = |t: &Trace, v: usize| matches!(t.vals[v].kind, ValKind::Input(_) | ValKind::Planned | ValKind::Alias(_)) && Val::is_sized(&t.vals[v].fact);
         let offered: Vec<Option<Order>> =
             inputs.iter().map(|v| v.filter(|&v| is_dynamic(&self.out, v)).and_then(|v| self.out.vals[v].layout?.order())).collect();
         let specs: Vec<Option<Spec>> = inputs.iter().map(|v| v.and_then(|v| self.out.spec(v))).collect();
         let outputs: Vec<Spec> = facts.iter().map(|f| Spec::row_major(f.dtype, f.shape().and_then(Result::ok).unwrap_or(Shape::SCALAR))).collect();
-        let answer = node.op.permute(&StepCx { inputs: &specs, outputs: &outputs, level: self.level }, &offered);
+        let packed: Vec<bool> = (0..inputs.len()).map(|i| self.program.packed(key, i).is_some()).collect();
+        let answer = node.op.permute(&StepCx { inputs: &specs, outputs: &outputs, packed: &packed, level: self.level }, &offered);
         let wanted = |i: usize| match &answer {
             Some(p) => p.inputs.get(i).copied().flatten().or(offered[i]),
             None => None,
