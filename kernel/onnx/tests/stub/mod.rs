@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 /// An operator that is only looked at.
 #[derive(Debug)]
-pub struct Stub;
+pub(crate) struct Stub;
 
 impl Op for Stub {
     fn infer(&self, _: &InferCx<'_>) -> Result<Vec<Fact>, InferError> {
@@ -19,7 +19,7 @@ impl Op for Stub {
 }
 
 /// A schema that takes these attributes and subgraphs.
-pub fn schema(domain: &str, name: &str, attributes: &[&str], subgraphs: &[&str]) -> &'static OpDef {
+pub(crate) fn schema(domain: &str, name: &str, attributes: &[&str], subgraphs: &[&str]) -> &'static OpDef {
     let leak = |s: &str| -> &'static str { Box::leak(s.to_owned().into_boxed_str()) };
     let all = |s: &[&str]| -> &'static [&'static str] { Box::leak(s.iter().map(|s| leak(s)).collect()) };
     Box::leak(Box::new(OpDef {
@@ -36,7 +36,7 @@ pub fn schema(domain: &str, name: &str, attributes: &[&str], subgraphs: &[&str])
 }
 
 /// Loads with a registry that gets what the model lacks, until nothing is lacking.
-pub fn load_learning(source: Arc<dyn WeightSource>, options: &LoadOptions<'_>) -> Result<Model, LoadError> {
+pub(crate) fn load_learning(source: Arc<dyn WeightSource>, options: &LoadOptions<'_>) -> Result<Model, LoadError> {
     let mut known: BTreeMap<(String, String), Vec<String>> = BTreeMap::new();
     loop {
         let mut registry = Registry::new();
