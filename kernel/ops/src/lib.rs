@@ -36,9 +36,9 @@ operators! {
     /// One output element from the input elements at the same place.
     elementwise { relu }
     /// Sliding windows and weights.
-    conv { ; geometry }
+    conv { conv, fused_conv; depthwise, direct, fast, geometry, oracle, reorder, weights }
     /// Products of matrices.
-    matmul { ; number }
+    matmul { ; activation, number, product }
     /// Windows and planes reduced to one element.
     pool { max_pool; window }
     /// Shapes as values, and values under another shape.
