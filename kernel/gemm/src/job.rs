@@ -158,6 +158,28 @@ impl Gemm {
             .try_for_each(|grain| self.run_grain(grain, a, b, &tiles, epilogue, scratch))
     }
 
+    /// Runs the whole product on this thread into a tile of its dims, whose origin is element (0, 0).
+    pub fn run_in(
+        &self,
+        a: &Lhs<'_>,
+        b: PackedRef<'_>,
+        tile: TileMut<'_, f32>,
+        epilogue: &Epilogue<'_>,
+        scratch: &mut [f32],
+    ) -> Result<(), GemmError> {
+        a.check(self.m, self.k)?;
+        epilogue.check(self.m, self.n)?;
+        require("scratch", self.scratch_len(), scratch.len())?;
+        agree("rows of C", self.m, tile.rows())?;
+        agree("columns of C", self.n, tile.cols())?;
+        agree("origin of C", 0, tile.origin().0.max(tile.origin().1))?;
+        dispatch!(self.level, s => {
+            b.check(self.k, self.n, panel_width(s))?;
+            self.run_tile(s, a, b, tile, epilogue, scratch);
+            Ok(())
+        })
+    }
+
     #[inline(always)]
     fn run_tile<S: Tile>(
         &self,

@@ -155,6 +155,25 @@ impl<T> TileMut<'_, T> {
         Some(unsafe { slice::from_raw_parts_mut(self.base, self.rows * self.cols) })
     }
 
+    /// A part of the tile as a tile of its own, whose origin is (0, 0). `None` if it does not lie inside.
+    pub fn part(&mut self, row: usize, col: usize, rows: usize, cols: usize) -> Option<TileMut<'_, T>> {
+        if row.checked_add(rows)? > self.rows || col.checked_add(cols)? > self.cols {
+            return None;
+        }
+        let start = if rows == 0 || cols == 0 { 0 } else { row * self.row_stride + col };
+        Some(TileMut {
+            // SAFETY: (row, col) is an element of this tile (or the part is empty and begins where the tile does); the part borrows
+            // the tile, so nobody else reaches its elements while it lives.
+            base: unsafe { self.base.add(start) },
+            row: 0,
+            col: 0,
+            rows,
+            cols,
+            row_stride: self.row_stride,
+            grid: PhantomData,
+        })
+    }
+
     /// The first element, for microkernels: element (r, c) is at `r * row_stride + c` for r < rows, c < cols.
     pub fn as_mut_ptr(&mut self) -> *mut T {
         self.base
@@ -189,6 +208,21 @@ mod tests {
                 assert_eq!(data[r * 12 + c], want);
             }
         }
+    }
+
+    #[test]
+    fn parts_lie_inside() {
+        let mut data = vec![0u32; 4 * 6];
+        let tiles = Tiles::new(&mut data, 4, 6, 6, 4, 6).unwrap();
+        let mut tile = tiles.claim(0).unwrap();
+        let mut part = tile.part(1, 2, 2, 3).unwrap();
+        assert_eq!((part.origin(), part.rows(), part.cols()), ((0, 0), 2, 3));
+        part.row(1).fill(7);
+        assert!(tile.part(1, 2, 4, 1).is_none() && tile.part(0, 4, 1, 3).is_none());
+        assert!(tile.part(usize::MAX, 0, 2, 1).is_none());
+        assert_eq!(tile.part(4, 6, 0, 0).unwrap().rows(), 0);
+        drop(tile);
+        assert_eq!((&data[14..17], data.iter().sum::<u32>()), (&[7, 7, 7][..], 21));
     }
 
     #[test]
