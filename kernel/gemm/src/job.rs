@@ -7,6 +7,7 @@
 //!     copy the block of A                        (L2: MC × KC)
 //!     for panels of B:                           (L1: KC × NR)
 //!       for tiles of at most MR rows, of equal height:  microkernel
+//!     (these two loops the other way round where the block of B is small)
 //! ```
 //! See Goto and van de Geijn, "Anatomy of High-Performance Matrix Multiplication", ACM TOMS 34(3), 2008. Partial sums continue the same chain of
 //! multiply-adds, so blocking leaves no trace in the result.
@@ -17,15 +18,17 @@ use millstream_simd::{Level, dispatch};
 use millstream_tensor::tile::{MAX_TILES, TileMut, Tiles};
 
 use crate::error::{GemmError, agree, require};
-use crate::micro::{A_STRIDE, Call, Finish, KC, Kernel, Tile};
+use crate::micro::{A_STRIDE, Call, Finish, KC, Tile};
 use crate::{Epilogue, Lhs, PackedRef};
 
-/// Multiply-adds that a grain aims at: some 50 µs of one core.
-const GRAIN_WORK: usize = 4 << 20;
+/// Multiply-adds that a grain aims at: some 100 µs of one core.
+const GRAIN_WORK: usize = 8 << 20;
 /// Tiles of rows whose A is packed at once; their block is well inside an L2 cache.
-const MC_TILES: usize = 16;
+const MC_TILES: usize = 8;
 /// Panels that a grain has at least (if there are so many), for the copy of A to pay.
-const MIN_PANELS: usize = 2;
+const MIN_PANELS: usize = 4;
+/// Elements of a block of B that stays near (a fraction of an L2 cache) while all rows pass over it.
+const NEAR: usize = 32 << 10;
 /// Floats to the next boundary of a cache line, at most.
 const ALIGN_SLACK: usize = 16;
 
@@ -205,41 +208,41 @@ impl Gemm {
                 let kc = kc_most.min(self.k - k0);
                 let (first, last) = (k0 == 0, k0 + kc == self.k);
                 a.copy(s, row0 + block, k0, kc, packed);
-                for j in (0..cols).step_by(S::NR) {
-                    let b_block = &b.panel((col0 + j) / S::NR)[k0 * S::NR..][..kc * S::NR];
-                    let width = S::NR.min(cols - j);
-                    let kernels_of = |mr: usize| -> Kernel<S> {
-                        S::KERNELS[mr - 1][width.div_ceil(S::NR / S::NV) - 1]
+                // Whichever block is small stays in the L1 cache, or both are near enough and C is written along its rows.
+                let panels = cols.div_ceil(S::NR);
+                let along_rows = kc * cols <= NEAR;
+                for step in 0..row_tiles * panels {
+                    let (t, p) = if along_rows {
+                        (step / panels, step % panels)
+                    } else {
+                        (step % row_tiles, step / row_tiles)
                     };
-                    let mut i = 0;
-                    for t in 0..row_tiles {
-                        // Heights differ by one at most.
-                        let mr = (block_rows - i).div_ceil(row_tiles - t);
-                        let (row, col) = (row0 + block + i, col0 + j);
-                        let call = Call {
-                            a: packed[i * A_STRIDE..][..mr * A_STRIDE].as_ptr(),
-                            b: b_block.as_ptr(),
-                            kc,
-                            // SAFETY: the tile has rows block + i + mr and columns j + width.
-                            c: unsafe {
-                                tile.as_mut_ptr().add((block + i) * tile.row_stride() + j)
-                            },
-                            c_stride: tile.row_stride(),
-                            cols: width,
-                            first,
-                            finish: last.then(|| Finish::new(epilogue, row, col)),
-                        };
-                        // SAFETY: A has mr rows of kc <= KC elements, the block of B kc groups of NR; the tile is ours, and its elements here
-                        // were written by the first block of k unless this is the first; `run_grain` checked the epilogue against m and n.
-                        unsafe { kernels_of(mr)(s, &call) };
-                        if last && epilogue.activation.clamp().is_none() {
-                            for r in 0..mr {
-                                if let Some(row) = tile.row(block + i + r).get_mut(j..j + width) {
-                                    epilogue.activation.run(s, row);
-                                }
+                    // Heights differ by one at most.
+                    let (base, taller) = (block_rows / row_tiles, block_rows % row_tiles);
+                    let (i, mr) = (t * base + t.min(taller), base + usize::from(t < taller));
+                    let j = p * S::NR;
+                    let width = S::NR.min(cols - j);
+                    let call = Call {
+                        a: packed[i * A_STRIDE..][..mr * A_STRIDE].as_ptr(),
+                        b: b.panel(col0 / S::NR + p)[k0 * S::NR..][..kc * S::NR].as_ptr(),
+                        kc,
+                        // SAFETY: the tile has rows block + i + mr and columns j + width.
+                        c: unsafe { tile.as_mut_ptr().add((block + i) * tile.row_stride() + j) },
+                        c_stride: tile.row_stride(),
+                        cols: width,
+                        first,
+                        finish: last.then(|| Finish::new(epilogue, row0 + block + i, col0 + j)),
+                    };
+                    let kernel = S::KERNELS[mr - 1][width.div_ceil(S::NR / S::NV) - 1];
+                    // SAFETY: A has mr rows of kc <= KC elements, the block of B kc groups of NR; the tile is ours, and its elements here
+                    // were written by the first block of k unless this is the first; `run_grain` checked the epilogue against m and n.
+                    unsafe { kernel(s, &call) };
+                    if last && epilogue.activation.clamp().is_none() {
+                        for r in 0..mr {
+                            if let Some(row) = tile.row(block + i + r).get_mut(j..j + width) {
+                                epilogue.activation.run(s, row);
                             }
                         }
-                        i += mr;
                     }
                 }
                 k0 += kc;
@@ -272,6 +275,7 @@ impl Finish {
             residual: residual.map_or(ptr::null(), |r| r.data[row * r.row_stride + col..].as_ptr()),
             residual_stride: residual.map_or(0, |r| r.row_stride),
             beta: residual.map_or(0.0, |r| r.beta),
+            clamp: !matches!((lo, hi), (f32::NEG_INFINITY, f32::INFINITY)),
             lo,
             hi,
         }

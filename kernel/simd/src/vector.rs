@@ -25,6 +25,9 @@ pub trait Simd: Copy + Send + Sync + Debug + sealed::Sealed + 'static {
 
     /// Runs `f` with the instruction set enabled. Write the closure as `#[inline(always)] || ...`, so that it is compiled in that frame.
     fn vectorize<R>(self, f: impl FnOnce() -> R) -> R;
+
+    /// A hint that the cache line at `p` is needed soon. Any address will do.
+    fn prefetch(self, p: *const f32);
 }
 
 /// A vector of f32 lanes.

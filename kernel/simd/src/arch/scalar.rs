@@ -52,6 +52,9 @@ impl Simd for Scalar {
     fn vectorize<R>(self, f: impl FnOnce() -> R) -> R {
         f()
     }
+
+    #[inline(always)]
+    fn prefetch(self, _: *const f32) {}
 }
 
 #[inline(always)]

@@ -124,6 +124,12 @@ impl Simd for Avx2 {
         // SAFETY: self proves that the machine has these features.
         unsafe { frame(f) }
     }
+
+    #[inline(always)]
+    fn prefetch(self, p: *const f32) {
+        // A prefetch never faults.
+        isa!(_mm_prefetch::<_MM_HINT_T0>(p.cast()))
+    }
 }
 
 macro_rules! operator {
