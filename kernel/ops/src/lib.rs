@@ -44,7 +44,7 @@ operators! {
     /// Shapes as values, and values under another shape.
     shape { shape_of, size, constant, constant_of_shape, range, reshape, flatten, squeeze, unsqueeze; relabel }
     /// Elements that move without changing.
-    movement { identity, transpose, concat, slice, expand; strided, flat }
+    movement { identity, transpose, concat, split, slice, gather, expand, pad; strided, flat, index, pick }
 }
 
 /// A registry with every operator of this crate.
