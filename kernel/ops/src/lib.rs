@@ -45,6 +45,10 @@ operators! {
     shape { shape_of, size, constant, constant_of_shape, range, reshape, flatten, squeeze, unsqueeze; relabel }
     /// Elements that move without changing.
     movement { identity, transpose, concat, split, slice, gather, expand, pad; strided, flat, index, pick }
+    /// Subgraphs.
+    control { if_ }
+    /// Layers that carry a state from step to step.
+    recurrent { lstm, gru, rnn; activation, layer }
 }
 
 /// A registry with every operator of this crate.

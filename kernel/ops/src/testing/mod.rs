@@ -2,6 +2,7 @@
 //! packed and not, in place where the operator allows it, on one worker and on four, and is held against the reference.
 
 mod parallel;
+pub(crate) mod recurrent;
 mod run;
 
 use alloc::{string::{String, ToString}, vec, vec::Vec};
