@@ -1,1 +1,64 @@
 //! millstream's pipelines: supervised stages, dynamic batching, dead letters.
+//!
+//! A pipeline is a source, stages and a sink, each with a thread per replica, joined by bounded edges. Records flow
+//! through the edges; a control plane of actors starts, watches and restarts the threads, and sees no record.
+//!
+//! Promises, each held by a test:
+//!
+//! 1. Every admitted record gets exactly one terminal [`Outcome`].
+//! 2. Records of one [`Key`] leave in the order in which they came, whatever fails in between.
+//! 3. What records hold on their way stays within [`Pipeline::memory_budget`], as far as stages declare how records grow.
+//! 4. User code that panics costs one record: its instance is replaced, its neighbours go on, and the record becomes a
+//!    [`DeadLetter`]. User code that panics again and again fails the pipeline, once, with the cause.
+//! 5. A drain finishes everything that was let in; a shutdown ends by its deadline and says what is left.
+//! 6. A pipeline that waits uses no CPU: nothing polls.
+//!
+//! ```
+//! use millstream_runtime::{Pipeline, RunInference, StageError, collect, from_iter, handler, ms};
+//!
+//! let model = handler("double", |batch: &[&u64]| Ok::<_, StageError>(batch.iter().map(|x| **x * 2).collect()));
+//! let (sink, results) = collect();
+//! let report = Pipeline::from(from_iter(0..100u64))
+//!     .filter("even", |x| x % 2 == 0)
+//!     .infer("double", RunInference::new(model).batch(1..=16).max_delay(ms(5)))
+//!     .map("result", |prediction| prediction.inference)
+//!     .sink(sink)
+//!     .memory_budget(1 << 20)
+//!     .run()?;
+//! assert_eq!(results.take().len(), 50);
+//! assert_eq!(report.counts.ok, 100);
+//! # Ok::<(), millstream_runtime::PipelineError>(())
+//! ```
+#![forbid(unsafe_code)]
+
+mod batch;
+mod dead_letter;
+mod deadline;
+mod envelope;
+mod error;
+mod infer;
+mod metrics;
+mod outcome;
+mod panics;
+mod pipeline;
+mod signal;
+mod sink;
+mod source;
+mod stage;
+mod supervise;
+mod ticket;
+
+pub use batch::{BatchOptions, ReleaseReason};
+pub use dead_letter::{DeadLetter, DeadLetterSink};
+pub use envelope::{CancelToken, Header, Key, Position, TraceContext};
+pub use error::{BoxError, Cause, ErrorKind, Fault, PipelineError, StageError};
+pub use infer::{FnHandler, ModelHandler, ModelId, Prediction, RunInference, handler, handler_with};
+pub use metrics::{EdgeSnapshot, HistogramSnapshot, Report, Residue, Snapshot, StageSnapshot};
+pub use millstream_edge::{Cost, Limits};
+pub use outcome::{Counts, Observer, Outcome, Terminal};
+pub use pipeline::{Flow, Handle, OnDrop, Pipeline, Remote, ms};
+pub use signal::Signal;
+pub use sink::{Collect, Collected, ForEach, Sink, SinkFactory, collect, for_each};
+pub use source::{ChannelSource, IterSource, Progress, Pulled, Push, PushError, Record, Source, channel, from_iter};
+pub use stage::{Context, Emit, OnError, SinkOptions, StageOptions, Start, Transform};
+pub use supervise::{Mode, StageState, Supervision};

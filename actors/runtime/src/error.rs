@@ -1,0 +1,201 @@
+//! What can go wrong: in a record, in a stage, in a pipeline.
+
+use std::{error::Error, fmt, sync::Arc};
+
+use crate::metrics::Report;
+
+/// Any error of user code.
+pub type BoxError = Box<dyn Error + Send + Sync>;
+
+/// What kind of failure an error is: it decides what the runtime may do about it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// The record is at fault: the same again would fail again.
+    Permanent,
+    /// The circumstances are at fault: the same may succeed later.
+    Transient,
+    /// The batch did not fit into memory: smaller ones may.
+    OutOfMemory,
+    /// Nothing can go on: the pipeline ends.
+    Fatal,
+}
+
+/// An error from user code in a stage, a source, a sink or a model.
+///
+/// Any `std::error::Error` becomes a permanent one by `?`.
+pub struct StageError {
+    kind: ErrorKind,
+    source: BoxError,
+}
+
+impl StageError {
+    /// An error of some kind.
+    pub fn new(kind: ErrorKind, source: impl Into<BoxError>) -> Self {
+        StageError { kind, source: source.into() }
+    }
+
+    /// See [`ErrorKind::Permanent`].
+    pub fn permanent(source: impl Into<BoxError>) -> Self {
+        Self::new(ErrorKind::Permanent, source)
+    }
+
+    /// See [`ErrorKind::Transient`].
+    pub fn transient(source: impl Into<BoxError>) -> Self {
+        Self::new(ErrorKind::Transient, source)
+    }
+
+    /// See [`ErrorKind::OutOfMemory`].
+    pub fn out_of_memory(source: impl Into<BoxError>) -> Self {
+        Self::new(ErrorKind::OutOfMemory, source)
+    }
+
+    /// See [`ErrorKind::Fatal`].
+    pub fn fatal(source: impl Into<BoxError>) -> Self {
+        Self::new(ErrorKind::Fatal, source)
+    }
+
+    /// What kind of failure it is.
+    pub fn kind(&self) -> ErrorKind {
+        self.kind
+    }
+
+    /// The error behind it.
+    pub fn source(&self) -> &(dyn Error + Send + Sync + 'static) {
+        &*self.source
+    }
+}
+
+impl<E: Error + Send + Sync + 'static> From<E> for StageError {
+    fn from(source: E) -> Self {
+        StageError { kind: ErrorKind::Permanent, source: Box::new(source) }
+    }
+}
+
+impl fmt::Debug for StageError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}({:?})", self.kind, self.source)
+    }
+}
+
+/// With all the causes behind it.
+impl fmt::Display for StageError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.source)?;
+        let mut cause = self.source.source();
+        while let Some(error) = cause {
+            write!(f, ": {error}")?;
+            cause = error.source();
+        }
+        Ok(())
+    }
+}
+
+/// What happened to a record or a stage, in a form that can be kept.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum Fault {
+    /// User code panicked.
+    Panic {
+        /// The panic's message.
+        message: String,
+        /// `file:line:column`, where known.
+        location: Option<String>,
+        /// The backtrace, where the process captures them (`RUST_BACKTRACE=1`).
+        backtrace: Option<String>,
+    },
+    /// User code returned an error.
+    Error {
+        /// Its kind.
+        kind: ErrorKind,
+        /// Its message, with all causes.
+        message: String,
+    },
+}
+
+impl From<StageError> for Fault {
+    fn from(error: StageError) -> Self {
+        Fault::Error { kind: error.kind, message: error.to_string() }
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Fault::Panic { message, location: Some(location), .. } => write!(f, "panicked at {location}: {message}"),
+            Fault::Panic { message, .. } => write!(f, "panicked: {message}"),
+            Fault::Error { message, .. } => f.write_str(message),
+        }
+    }
+}
+
+/// Why a pipeline ended before its input did.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum Cause {
+    /// A stage panicked more often than its supervision allows.
+    RestartsExceeded {
+        /// The stage.
+        stage: Arc<str>,
+        /// How often it was restarted within the window.
+        restarts: u32,
+        /// The last failure.
+        fault: Fault,
+    },
+    /// A stage met an error that its policy does not forgive.
+    StageFailed {
+        /// The stage.
+        stage: Arc<str>,
+        /// The error.
+        fault: Fault,
+    },
+    /// Dead letters could not be stored.
+    DeadLettersFailed {
+        /// The stage whose record it was.
+        stage: Arc<str>,
+        /// The sink's error.
+        message: String,
+    },
+    /// A thread could not be started.
+    Thread {
+        /// The stage.
+        stage: Arc<str>,
+        /// The system's error.
+        message: String,
+    },
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Cause::RestartsExceeded { stage, restarts, fault } => {
+                write!(f, "stage `{stage}` failed again after {restarts} restarts: {fault}")
+            }
+            Cause::StageFailed { stage, fault } => write!(f, "stage `{stage}` failed: {fault}"),
+            Cause::DeadLettersFailed { stage, message } => {
+                write!(f, "a dead letter of stage `{stage}` could not be stored: {message}")
+            }
+            Cause::Thread { stage, message } => write!(f, "no thread for stage `{stage}`: {message}"),
+        }
+    }
+}
+
+/// Why a pipeline could not be built or did not end well.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum PipelineError {
+    /// What was built cannot work; every problem is listed.
+    #[error("the pipeline cannot be built: {}", .0.join("; "))]
+    Invalid(Vec<String>),
+    /// The control thread could not be started.
+    #[error("the control thread cannot be started")]
+    Control(#[from] std::io::Error),
+    /// The pipeline failed while it ran.
+    #[error("{cause}")]
+    Failed {
+        /// Why.
+        cause: Cause,
+        /// What it did until then.
+        report: Box<Report>,
+    },
+}

@@ -1,0 +1,92 @@
+//! The extension point for model frameworks.
+
+use std::{fmt, sync::Arc};
+
+use crate::{error::StageError, stage::Start};
+
+/// Which model it was.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub struct ModelId {
+    /// The model's name.
+    pub name: String,
+    /// Its version.
+    pub version: String,
+}
+
+impl ModelId {
+    /// A model's name and version.
+    pub fn new(name: impl Into<String>, version: impl Into<String>) -> Self {
+        ModelId { name: name.into(), version: version.into() }
+    }
+}
+
+impl fmt::Display for ModelId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}@{}", self.name, self.version)
+    }
+}
+
+/// A model of some framework: how to load it, and how to run a batch through it.
+///
+/// The handler is shared by all replicas; what [`ModelHandler::load`] makes belongs to one replica, and is made anew
+/// after every panic.
+pub trait ModelHandler: Send + Sync + 'static {
+    /// One example.
+    type Input: Send + 'static;
+    /// What the model says about it.
+    type Output: Send + 'static;
+    /// A replica's own state: a session, a workspace.
+    type Model: Send + 'static;
+
+    /// Which model it is.
+    fn id(&self) -> ModelId;
+
+    /// Makes a replica's model, warmed up. Weights should be shared between replicas.
+    ///
+    /// # Errors
+    /// Counts as a failure of the stage: it is tried again, up to the limit of restarts.
+    fn load(&self, start: &Start) -> Result<Self::Model, StageError>;
+
+    /// Examples go into one batch only if they are in the same bucket: for tensors, if they have the same shapes.
+    fn bucket(&self, input: &Self::Input) -> u64 {
+        let _ = input;
+        0
+    }
+
+    /// What an example weighs, for the batch's limit in bytes.
+    fn bytes(&self, input: &Self::Input) -> u64 {
+        size_of_val(input) as u64
+    }
+
+    /// The most examples that the model takes at once, if it has a limit: 1 for a model with a fixed batch of one.
+    fn max_batch(&self) -> Option<usize> {
+        None
+    }
+
+    /// How many bytes a run of this batch takes beyond the weights, if that is known: a batch that needs more than the
+    /// stage may use is divided before it is run.
+    fn plan_bytes(&self, model: &mut Self::Model, batch: &[&Self::Input]) -> Option<u64> {
+        let _ = (model, batch);
+        None
+    }
+
+    /// Runs a batch; the outputs are as many as the inputs, in the same order.
+    ///
+    /// # Errors
+    /// The runtime divides the batch to find the guilty example, and to make it fit into memory where the error says
+    /// that it did not.
+    fn run(&self, model: &mut Self::Model, batch: &[&Self::Input]) -> Result<Vec<Self::Output>, StageError>;
+}
+
+/// An example and what a model says about it.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct Prediction<T, O> {
+    /// The record as it came, before preprocessing.
+    pub example: T,
+    /// The model's output.
+    pub inference: O,
+    /// Which model it was.
+    pub model: Arc<ModelId>,
+}

@@ -1,0 +1,157 @@
+//! `RunInference`: a model and how to run it as a stage.
+
+use std::{ops::RangeInclusive, sync::Arc, time::Duration};
+
+use super::{ModelHandler, Prediction};
+use crate::{
+    batch::BatchOptions,
+    error::StageError,
+    stage::{OnError, StageOptions},
+};
+
+/// An example as the model takes it: the record itself, or what preprocessing made of it.
+pub(crate) type Prepare<T, I> = Arc<dyn Fn(&T) -> Result<I, StageError> + Send + Sync>;
+pub(crate) type View<T, I> = fn(&T) -> &I;
+
+/// How the model's input is had from a record.
+pub(crate) enum Input<T, I> {
+    /// The record is the input.
+    Same(View<T, I>),
+    /// Preprocessing makes it.
+    Made(Prepare<T, I>),
+}
+
+/// A model as a stage: batches records, groups those that can be stacked, runs them.
+///
+/// Records that cannot share a batch (examples of different shapes) never meet in one; a batch that fails is divided
+/// until the guilty record is found, so that its neighbours succeed.
+pub struct RunInference<T, H: ModelHandler> {
+    pub(crate) handler: Arc<H>,
+    pub(crate) input: Input<T, H::Input>,
+    pub(crate) batch: BatchOptions,
+    pub(crate) stage: StageOptions<T, Prediction<T, H::Output>>,
+    pub(crate) letter: Option<Letter<T>>,
+    pub(crate) memory: Option<u64>,
+}
+
+pub(crate) type Letter<T> = Arc<dyn Fn(&T) -> Vec<u8> + Send + Sync>;
+
+impl<H: ModelHandler> RunInference<H::Input, H> {
+    /// A stage whose records are the model's inputs.
+    pub fn new(handler: H) -> Self {
+        RunInference::with_input(handler, Input::Same(|record| record))
+    }
+
+    /// Makes the model's input from other records; [`Prediction::example`] is then the record as it came. Call it
+    /// before the stage's other options.
+    #[must_use]
+    pub fn preprocess<T, E: Into<StageError>>(
+        self,
+        prepare: impl Fn(&T) -> Result<H::Input, E> + Send + Sync + 'static,
+    ) -> RunInference<T, H> {
+        let prepare: Prepare<T, H::Input> = Arc::new(move |record| prepare(record).map_err(Into::into));
+        let RunInference { handler, batch, stage, memory, .. } = self;
+        let mut stage_options = StageOptions::new().replicas(stage.replicas);
+        stage_options.on_error = stage.on_error;
+        stage_options.expansion = stage.expansion;
+        RunInference { handler, input: Input::Made(prepare), batch, stage: stage_options, letter: None, memory }
+    }
+}
+
+impl<T, H: ModelHandler> RunInference<T, H> {
+    fn with_input(handler: H, input: Input<T, H::Input>) -> Self {
+        RunInference {
+            handler: Arc::new(handler),
+            input,
+            batch: BatchOptions::default(),
+            stage: StageOptions::new(),
+            letter: None,
+            memory: None,
+        }
+    }
+
+    /// Fewest and most examples in a batch. Fewer than the fewest run only when the oldest has waited for the delay.
+    #[must_use]
+    pub fn batch(mut self, items: RangeInclusive<usize>) -> Self {
+        self.batch.items = items;
+        self
+    }
+
+    /// The longest that an example waits for company; see [`BatchOptions::idle_dispatch`].
+    #[must_use]
+    pub fn max_delay(mut self, delay: Duration) -> Self {
+        self.batch.max_delay = delay;
+        self
+    }
+
+    /// The most bytes of examples in a batch.
+    #[must_use]
+    pub fn max_bytes(mut self, bytes: u64) -> Self {
+        self.batch.max_bytes = bytes;
+        self
+    }
+
+    /// Whether an idle replica takes what there is at once; on by default. See [`BatchOptions::idle_dispatch`].
+    #[must_use]
+    pub fn idle_dispatch(mut self, on: bool) -> Self {
+        self.batch.idle_dispatch = on;
+        self
+    }
+
+    /// For tests: forms the first batch of each replica only when so many examples have come, or the stream has ended.
+    #[must_use]
+    pub fn hold_until(mut self, items: usize) -> Self {
+        self.batch.hold_until = items;
+        self
+    }
+
+    /// How many threads run the model; each run uses one.
+    #[must_use]
+    pub fn replicas(mut self, replicas: usize) -> Self {
+        self.stage = self.stage.replicas(replicas);
+        self
+    }
+
+    /// Tries a batch that failed with a transient error, and an example that failed alone, again up to `times` times.
+    #[must_use]
+    pub fn retry(mut self, times: u32, backoff: Duration) -> Self {
+        self.stage.on_error = OnError::Retry { times, backoff };
+        self
+    }
+
+    /// Fails the pipeline on the first error.
+    #[must_use]
+    pub fn fail_on_error(mut self) -> Self {
+        self.stage = self.stage.fail_on_error();
+        self
+    }
+
+    /// Puts the record, in this form, into dead letters.
+    #[must_use]
+    pub fn letter_payload(mut self, encode: impl Fn(&T) -> Vec<u8> + Send + Sync + 'static) -> Self {
+        self.letter = Some(Arc::new(encode));
+        self
+    }
+
+    /// The most bytes that a run may take beyond the weights, per replica. By default, half of the pipeline's budget is
+    /// shared by the replicas of all its models.
+    #[must_use]
+    pub fn memory(mut self, bytes: u64) -> Self {
+        self.memory = Some(bytes);
+        self
+    }
+
+    /// Declares that a record leaves the stage up to so many times as large as it came.
+    #[must_use]
+    pub fn expansion(mut self, factor: f64) -> Self {
+        self.stage = self.stage.expansion(factor);
+        self
+    }
+
+    /// Weighs what leaves the stage.
+    #[must_use]
+    pub fn measure(mut self, bytes: impl Fn(&Prediction<T, H::Output>) -> u64 + Send + Sync + 'static) -> Self {
+        self.stage = self.stage.measure(bytes);
+        self
+    }
+}

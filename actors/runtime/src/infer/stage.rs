@@ -1,0 +1,89 @@
+//! The stage around a model: what outlives its workers.
+
+use std::{
+    io,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    thread::JoinHandle,
+};
+
+use millstream_edge::{Credit, Edge};
+
+use super::{ModelHandler, Prediction, RunInference, worker::Worker};
+use crate::{
+    batch::{BatchLimit, Pending},
+    envelope::Envelope,
+    metrics::StageMetrics,
+    stage::{Exit, Stage, StageShared, Start, spawn_worker},
+};
+
+/// A stage that runs a model.
+pub(crate) struct InferStage<T, H: ModelHandler>(Arc<Parts<T, H>>);
+
+pub(super) struct Parts<T, H: ModelHandler> {
+    pub(super) shared: Arc<StageShared>,
+    pub(super) run: RunInference<T, H>,
+    /// The most bytes of a run.
+    pub(super) memory: u64,
+    pub(super) inlet: Arc<Edge<Envelope<T>>>,
+    pub(super) outlet: Arc<Edge<Envelope<Prediction<T, H::Output>>>>,
+    slots: Vec<Mutex<Slot<T, H::Input>>>,
+}
+
+/// An example on its way through the stage.
+pub(super) struct Item<T, I> {
+    pub(super) envelope: Envelope<T>,
+    /// What preprocessing made of it.
+    pub(super) made: Option<I>,
+}
+
+/// Examples that are run together.
+pub(super) struct Group<T, I> {
+    pub(super) items: Vec<Item<T, I>>,
+    /// How many times the group as it is has failed transiently.
+    pub(super) attempt: u32,
+    /// Part of a batch that panicked: panics are expected, and answered here.
+    pub(super) suspect: bool,
+}
+
+/// What a worker leaves to its successor.
+pub(super) struct Slot<T, I> {
+    pub(super) waiting: Vec<Pending<Item<T, I>>>,
+    /// The next group is the last.
+    pub(super) groups: Vec<Group<T, I>>,
+    /// The credits of what waits.
+    pub(super) held: Option<Credit>,
+    pub(super) limit: BatchLimit,
+    pub(super) ended: bool,
+}
+
+impl<T, H: ModelHandler> InferStage<T, H> {
+    pub(crate) fn new(
+        shared: Arc<StageShared>,
+        run: RunInference<T, H>,
+        memory: u64,
+        inlet: Arc<Edge<Envelope<T>>>,
+        outlet: Arc<Edge<Envelope<Prediction<T, H::Output>>>>,
+    ) -> Self {
+        let most = (*run.batch.items.end()).min(run.handler.max_batch().unwrap_or(usize::MAX));
+        let slot = || Slot { waiting: Vec::new(), groups: Vec::new(), held: None, limit: BatchLimit::new(most), ended: false };
+        let slots = (0..run.stage.replicas).map(|_| Mutex::new(slot())).collect();
+        InferStage(Arc::new(Parts { shared, run, memory, inlet, outlet, slots }))
+    }
+}
+
+impl<T: Send + 'static, H: ModelHandler> Stage for InferStage<T, H> {
+    fn metrics(&self) -> &Arc<StageMetrics> {
+        &self.0.shared.metrics
+    }
+
+    fn start(&self, start: Start, done: Box<dyn FnOnce(Exit) + Send>) -> io::Result<JoinHandle<()>> {
+        let parts = self.0.clone();
+        spawn_worker(&parts.shared.name(), start, move || Worker::run(&parts, start), done)
+    }
+}
+
+impl<T, H: ModelHandler> Parts<T, H> {
+    pub(super) fn slot(&self, replica: usize) -> MutexGuard<'_, Slot<T, H::Input>> {
+        self.slots[replica].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

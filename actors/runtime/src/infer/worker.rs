@@ -1,0 +1,425 @@
+//! The worker of a model's stage: fills a batcher from the edge, runs batches, isolates what fails.
+//!
+//! ```text
+//! loop
+//!   run the groups on the stack, the last first
+//!   take from the edge what is there, up to a full batch
+//!   ask the batcher: a batch becomes a group; or wait
+//! running a group:
+//!   outputs      → pass them on
+//!   out of memory → both halves, and smaller batches from now on
+//!   error        → both halves; alone: the stage's policy
+//!   panic        → leave both halves to the successor as suspects, and end
+//!   panic of a suspect → a fresh model; both halves; alone: a dead letter
+//! ```
+//!
+//! Halves go onto the stack so that the earlier one runs first: the order within the batch is kept.
+
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::{Duration, Instant},
+};
+
+use millstream_edge::{Control, Cost, Credit, Received};
+
+use super::{
+    ModelHandler, ModelId, Prediction,
+    options::Input,
+    stage::{Group, Item, Parts},
+};
+use crate::{
+    batch::{BatchLimit, Batcher, Decision, Pending},
+    envelope::{Envelope, given_up},
+    error::{Cause, ErrorKind, Fault, StageError},
+    metrics::add,
+    panics::guard,
+    stage::{Exit, OnError, Outlet, Start},
+    supervise::StageState,
+    ticket::Tally,
+};
+
+/// Why a worker stops in the middle.
+enum Break {
+    Crashed(Fault),
+    Aborted,
+    Failed(Cause),
+}
+
+type Items<T, H> = Vec<Item<T, <H as ModelHandler>::Input>>;
+
+pub(super) struct Worker<'a, T, H: ModelHandler> {
+    parts: &'a Parts<T, H>,
+    start: Start,
+    model: Option<H::Model>,
+    id: Arc<ModelId>,
+    batcher: Batcher<Item<T, H::Input>>,
+    groups: Vec<Group<T, H::Input>>,
+    held: Option<Credit>,
+    limit: BatchLimit,
+    ended: bool,
+    outlet: Outlet<Prediction<T, H::Output>>,
+    tally: Tally,
+    /// How long a batch takes, smoothed.
+    predicted: Duration,
+}
+
+impl<'a, T: Send + 'static, H: ModelHandler> Worker<'a, T, H> {
+    pub(super) fn run(parts: &'a Parts<T, H>, start: Start) -> Exit {
+        let mut worker = {
+            let mut slot = parts.slot(start.replica);
+            let mut batcher = Batcher::new(parts.run.batch.clone());
+            slot.waiting.drain(..).for_each(|pending| batcher.insert(pending));
+            Worker {
+                parts,
+                start,
+                model: None,
+                id: parts.shared.model.clone().unwrap_or_else(|| Arc::new(parts.run.handler.id())),
+                batcher,
+                groups: std::mem::take(&mut slot.groups),
+                held: slot.held.take(),
+                limit: slot.limit.clone(),
+                ended: slot.ended,
+                outlet: Outlet::new(Some(&parts.outlet), parts.shared.metrics.clone()),
+                tally: Tally::default(),
+                predicted: Duration::ZERO,
+            }
+        };
+        let result = worker.load().and_then(|()| worker.stream());
+        worker.tally.flush(&parts.shared.accounts);
+        if let Err(fault) = worker.unload() {
+            tracing::error!(stage = %parts.shared.name(), %fault, "a model's destructor panicked");
+        }
+        match result {
+            Ok(()) => match worker.outlet.finish() {
+                Ok(()) => Exit::Finished,
+                Err(_) => Exit::Aborted,
+            },
+            Err(Break::Crashed(fault)) => {
+                let _ = worker.outlet.flush();
+                let mut slot = parts.slot(start.replica);
+                slot.waiting = worker.batcher.take_all();
+                slot.groups = worker.groups;
+                slot.held = worker.held;
+                slot.limit = worker.limit;
+                slot.ended = worker.ended;
+                Exit::Crashed(fault)
+            }
+            Err(Break::Aborted) => Exit::Aborted,
+            Err(Break::Failed(cause)) => Exit::Failed(cause),
+        }
+    }
+
+    fn load(&mut self) -> Result<(), Break> {
+        match guard(|| self.parts.run.handler.load(&self.start)) {
+            Ok(Ok(model)) => {
+                self.model = Some(model);
+                self.parts.shared.metrics.set_state(StageState::Running);
+                Ok(())
+            }
+            Ok(Err(error)) if error.kind() == ErrorKind::Fatal => Err(Break::Failed(self.failed(error.into()))),
+            Ok(Err(error)) => Err(Break::Crashed(error.into())),
+            Err(fault) => Err(Break::Crashed(fault)),
+        }
+    }
+
+    fn unload(&mut self) -> Result<(), Fault> {
+        let model = self.model.take();
+        guard(|| drop(model))
+    }
+
+    fn failed(&self, fault: Fault) -> Cause {
+        Cause::StageFailed { stage: self.parts.shared.name(), fault }
+    }
+
+    fn stream(&mut self) -> Result<(), Break> {
+        let receiver = self.parts.inlet.receiver(self.start.replica);
+        loop {
+            let worked = self.run_groups();
+            self.tally.flush(&self.parts.shared.accounts);
+            worked?;
+            self.outlet.flush().map_err(|_| Break::Aborted)?;
+            while !self.ended && self.batcher.len() < self.fill_to() {
+                match receiver.try_recv() {
+                    Some(received) => self.take_in(received)?,
+                    None => break,
+                }
+            }
+            match self.batcher.decide(Instant::now(), self.limit.now(), self.predicted, self.ended) {
+                Decision::Release(reason, batch) => {
+                    self.parts.shared.metrics.released(reason, batch.len());
+                    self.execute(batch);
+                }
+                Decision::Wait(_) if self.ended => return Ok(()),
+                Decision::Wait(until) => self.take_in(receiver.recv(until))?,
+            }
+        }
+    }
+
+    /// How many items are worth waiting for: a full batch, or what the test hook asks for.
+    fn fill_to(&self) -> usize {
+        let options = &self.parts.run.batch;
+        (*options.items.end()).min(self.limit.now()).max(options.hold_until)
+    }
+
+    fn take_in(&mut self, received: Received<Envelope<T>>) -> Result<(), Break> {
+        match received {
+            Received::Chunk(chunk) => {
+                let (items, credit) = chunk.into_parts();
+                match &mut self.held {
+                    Some(held) => held.absorb(credit),
+                    None => self.held = Some(credit),
+                }
+                add(&self.parts.shared.metrics.records_in, items.len() as u64);
+                self.insert(items)
+            }
+            Received::Control(Control::EndOfStream) => {
+                self.ended = true;
+                self.parts.slot(self.start.replica).ended = true;
+                Ok(())
+            }
+            Received::Control(_) | Received::TimedOut => Ok(()),
+            Received::Closed => Err(Break::Aborted),
+        }
+    }
+
+    /// Prepares examples and puts them into the batcher.
+    fn insert(&mut self, envelopes: Vec<Envelope<T>>) -> Result<(), Break> {
+        let arrived = Instant::now();
+        let mut crash = None;
+        for envelope in envelopes {
+            if let Some(outcome) = given_up(&envelope.head, &envelope.ticket) {
+                add(&self.parts.shared.metrics.given_up, 1);
+                self.credit(&[envelope.head.cost]);
+                envelope.ticket.settle(outcome, &mut self.tally);
+                continue;
+            }
+            let run = &self.parts.run;
+            let prepared = guard(|| {
+                let (bucket, bytes, made) = match &run.input {
+                    Input::Same(view) => {
+                        let input = view(&envelope.payload);
+                        (run.handler.bucket(input), run.handler.bytes(input), None)
+                    }
+                    Input::Made(prepare) => {
+                        let input = prepare(&envelope.payload)?;
+                        (run.handler.bucket(&input), run.handler.bytes(&input), Some(input))
+                    }
+                };
+                Ok::<_, StageError>((bucket, bytes, made))
+            });
+            match prepared {
+                Ok(Ok((bucket, bytes, made))) => {
+                    let (key, deadline) = (envelope.head.key, envelope.head.deadline);
+                    self.batcher.insert(Pending { item: Item { envelope, made }, bucket, key, bytes, arrived, deadline });
+                }
+                Ok(Err(error)) => {
+                    add(&self.parts.shared.metrics.errors, 1);
+                    self.credit(&[envelope.head.cost]);
+                    if self.parts.shared.on_error == OnError::Fail || error.kind() == ErrorKind::Fatal {
+                        return Err(Break::Failed(self.failed(error.into())));
+                    }
+                    self.bury(Item { envelope, made: None }, error.into())?;
+                }
+                Err(fault) => {
+                    add(&self.parts.shared.metrics.panics, 1);
+                    self.credit(&[envelope.head.cost]);
+                    self.bury(Item { envelope, made: None }, fault.clone())?;
+                    crash = Some(fault);
+                }
+            }
+        }
+        // The whole chunk is in the batcher or buried: the successor finds all of it.
+        crash.map_or(Ok(()), |fault| Err(Break::Crashed(fault)))
+    }
+
+    /// Returns the credits of items that no longer wait.
+    fn credit(&mut self, costs: &[Cost]) {
+        let limits = self.parts.inlet.limits();
+        let sum = costs.iter().fold(Cost::default(), |sum, cost| {
+            sum.plus(Cost { records: cost.records, bytes: cost.bytes.min(limits.bytes) })
+        });
+        if let Some(held) = &mut self.held {
+            held.release(sum);
+        }
+    }
+
+    /// Puts a released batch onto the stack, without those who need not be run any more.
+    fn execute(&mut self, batch: Vec<Pending<Item<T, H::Input>>>) {
+        let costs: Vec<_> = batch.iter().map(|pending| pending.item.envelope.head.cost).collect();
+        self.credit(&costs);
+        let items = batch.into_iter().map(|pending| pending.item).collect();
+        self.push(items, false);
+    }
+
+    fn push(&mut self, items: Items<T, H>, suspect: bool) {
+        if !items.is_empty() {
+            self.groups.push(Group { items, attempt: 0, suspect });
+        }
+    }
+
+    /// Pushes both halves, so that the first comes first.
+    fn push_halves(&mut self, mut items: Items<T, H>, suspect: bool) {
+        let second = items.split_off(items.len() / 2);
+        self.push(second, suspect);
+        self.push(items, suspect);
+    }
+
+    fn run_groups(&mut self) -> Result<(), Break> {
+        while let Some(mut group) = self.groups.pop() {
+            if self.parts.shared.abort.is_set() {
+                return Err(Break::Aborted);
+            }
+            group.items = self.still_wanted(group.items);
+            if !group.items.is_empty() {
+                self.run_group(group)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn still_wanted(&mut self, items: Items<T, H>) -> Items<T, H> {
+        let mut wanted = Vec::with_capacity(items.len());
+        for item in items {
+            match given_up(&item.envelope.head, &item.envelope.ticket) {
+                Some(outcome) => {
+                    add(&self.parts.shared.metrics.given_up, 1);
+                    item.envelope.ticket.settle(outcome, &mut self.tally);
+                }
+                None => wanted.push(item),
+            }
+        }
+        wanted
+    }
+
+    fn run_group(&mut self, group: Group<T, H::Input>) -> Result<(), Break> {
+        if self.model.is_none() {
+            if let Err(stop) = self.load() {
+                self.groups.push(group);
+                return Err(stop);
+            }
+        }
+        let Some(model) = &mut self.model else { return Ok(()) };
+        let parts = self.parts;
+        let handler = &*parts.run.handler;
+        let start = Instant::now();
+        let result = guard(|| {
+            let inputs: Vec<&H::Input> = group.items.iter().filter_map(|item| input(&parts.run.input, item)).collect();
+            match handler.plan_bytes(model, &inputs) {
+                Some(bytes) if bytes > parts.memory => Ok(Err(bytes)),
+                _ => handler.run(model, &inputs).map(Ok),
+            }
+        });
+        let took = start.elapsed();
+        let metrics = &parts.shared.metrics;
+        match result {
+            Ok(Ok(Ok(outputs))) if outputs.len() == group.items.len() => {
+                metrics.worked(took);
+                self.predicted = (self.predicted * 7 + took) / 8;
+                self.limit.went_well();
+                metrics.batch_limit.store(self.limit.now() as u64, Ordering::Relaxed);
+                self.pass_on(group.items, outputs)
+            }
+            Ok(Ok(Ok(outputs))) => {
+                let message = format!("the model gave {} outputs for {} examples", outputs.len(), group.items.len());
+                self.errored(group, StageError::permanent(message))
+            }
+            Ok(Ok(Err(needed))) if group.items.len() > 1 => {
+                tracing::debug!(stage = %metrics.name, needed, limit = parts.memory, "a batch is divided to fit");
+                self.push_halves(group.items, group.suspect);
+                Ok(())
+            }
+            Ok(Ok(Err(needed))) => {
+                let message = format!("one example needs {needed} bytes, the stage may use {}", parts.memory);
+                self.errored(group, StageError::permanent(message))
+            }
+            Ok(Err(error)) => self.errored(group, error),
+            Err(fault) => self.panicked(group, fault),
+        }
+    }
+
+    fn errored(&mut self, mut group: Group<T, H::Input>, error: StageError) -> Result<(), Break> {
+        let shared = &self.parts.shared;
+        add(&shared.metrics.errors, 1);
+        let size = group.items.len();
+        let kind = error.kind();
+        if kind == ErrorKind::OutOfMemory {
+            self.limit.out_of_memory(size);
+            shared.metrics.batch_limit.store(self.limit.now() as u64, Ordering::Relaxed);
+            tracing::warn!(stage = %shared.metrics.name, size, limit = self.limit.now(), "a batch did not fit into memory");
+            if size > 1 {
+                self.push_halves(group.items, group.suspect);
+                return Ok(());
+            }
+        }
+        if kind == ErrorKind::Fatal || shared.on_error == OnError::Fail {
+            return Err(Break::Failed(self.failed(error.into())));
+        }
+        if let OnError::Retry { times, backoff } = shared.on_error {
+            // A whole batch is repeated only where that may help; alone, an example gets all its tries.
+            if group.attempt < times && (size == 1 || kind == ErrorKind::Transient) {
+                let pause = backoff.saturating_mul(1 << group.attempt.min(16));
+                group.attempt += 1;
+                group.items.iter_mut().for_each(|item| item.envelope.head.attempt += 1);
+                add(&shared.metrics.retries, 1);
+                let aborted = shared.abort.sleep(pause);
+                self.groups.push(group);
+                return if aborted { Err(Break::Aborted) } else { Ok(()) };
+            }
+        }
+        if size > 1 {
+            self.push_halves(group.items, group.suspect);
+            return Ok(());
+        }
+        let fault = Fault::from(error);
+        group.items.into_iter().try_for_each(|item| self.bury(item, fault.clone()))
+    }
+
+    fn panicked(&mut self, group: Group<T, H::Input>, fault: Fault) -> Result<(), Break> {
+        add(&self.parts.shared.metrics.panics, 1);
+        if !group.suspect {
+            // One example alone is tried once more, by the successor.
+            self.push_halves(group.items, true);
+            return Err(Break::Crashed(fault));
+        }
+        // The incident is being looked into: a fresh model for the next try, no new incident.
+        if let Err(fault) = self.unload() {
+            tracing::error!(stage = %self.parts.shared.name(), %fault, "a model's destructor panicked");
+        }
+        if group.items.len() > 1 {
+            self.push_halves(group.items, true);
+            return Ok(());
+        }
+        group.items.into_iter().try_for_each(|item| self.bury(item, fault.clone()))
+    }
+
+    fn bury(&mut self, item: Item<T, H::Input>, fault: Fault) -> Result<(), Break> {
+        let Envelope { head, ticket, payload } = item.envelope;
+        let payload = self.parts.run.letter.as_ref().and_then(|encode| guard(|| encode(&payload)).ok());
+        self.parts.shared.bury(&head, ticket, fault, payload, None, &mut self.tally).map_err(Break::Failed)
+    }
+
+    fn pass_on(&mut self, items: Items<T, H>, outputs: Vec<H::Output>) -> Result<(), Break> {
+        let options = &self.parts.run.stage;
+        for (item, inference) in items.into_iter().zip(outputs) {
+            let Envelope { mut head, mut ticket, payload } = item.envelope;
+            head.attempt = 0;
+            let prediction = Prediction { example: payload, inference, model: self.id.clone() };
+            if let Some(measure) = &options.measure {
+                head.cost.bytes = measure(&prediction);
+            } else if options.expansion != 1.0 {
+                head.cost.bytes = (head.cost.bytes as f64 * options.expansion) as u64;
+            }
+            ticket.grow(head.cost.bytes);
+            self.outlet.push(Envelope { head, ticket, payload: prediction }).map_err(|_| Break::Aborted)?;
+        }
+        Ok(())
+    }
+}
+
+/// The model's input of an item. (Every item of a preprocessing stage has one: it was made at insertion.)
+fn input<'i, T, I>(how: &Input<T, I>, item: &'i Item<T, I>) -> Option<&'i I> {
+    match how {
+        Input::Same(view) => Some(view(&item.envelope.payload)),
+        Input::Made(_) => item.made.as_ref(),
+    }
+}

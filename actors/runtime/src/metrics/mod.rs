@@ -1,0 +1,100 @@
+//! What a pipeline counts while it runs: plain atomics, touched once per chunk or batch.
+
+mod histogram;
+mod report;
+mod snapshot;
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU8, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+pub(crate) use histogram::Log2Histogram;
+pub use histogram::HistogramSnapshot;
+pub use report::{Report, Residue};
+pub use snapshot::{EdgeSnapshot, Snapshot, StageSnapshot};
+
+use crate::{batch::ReleaseReason, supervise::StageState};
+
+/// One stage's counters.
+pub(crate) struct StageMetrics {
+    pub(crate) name: Arc<str>,
+    pub(crate) replicas: usize,
+    pub(crate) records_in: AtomicU64,
+    pub(crate) records_out: AtomicU64,
+    pub(crate) consumed: AtomicU64,
+    pub(crate) given_up: AtomicU64,
+    pub(crate) errors: AtomicU64,
+    pub(crate) retries: AtomicU64,
+    pub(crate) panics: AtomicU64,
+    pub(crate) restarts: AtomicU64,
+    pub(crate) dead_letters: AtomicU64,
+    pub(crate) busy_nanos: AtomicU64,
+    pub(crate) credit_wait_nanos: AtomicU64,
+    /// Nanoseconds per chunk or batch.
+    pub(crate) seconds: Log2Histogram,
+    pub(crate) batch_size: Log2Histogram,
+    pub(crate) releases: [AtomicU64; ReleaseReason::ALL.len()],
+    /// The effective maximum of the batch, after running out of memory; 0 where there is none.
+    pub(crate) batch_limit: AtomicU64,
+    state: AtomicU8,
+}
+
+impl StageMetrics {
+    pub(crate) fn new(name: Arc<str>, replicas: usize) -> Self {
+        StageMetrics {
+            name,
+            replicas,
+            records_in: AtomicU64::new(0),
+            records_out: AtomicU64::new(0),
+            consumed: AtomicU64::new(0),
+            given_up: AtomicU64::new(0),
+            errors: AtomicU64::new(0),
+            retries: AtomicU64::new(0),
+            panics: AtomicU64::new(0),
+            restarts: AtomicU64::new(0),
+            dead_letters: AtomicU64::new(0),
+            busy_nanos: AtomicU64::new(0),
+            credit_wait_nanos: AtomicU64::new(0),
+            seconds: Log2Histogram::default(),
+            batch_size: Log2Histogram::default(),
+            releases: Default::default(),
+            batch_limit: AtomicU64::new(0),
+            state: AtomicU8::new(StageState::Created as u8),
+        }
+    }
+
+    pub(crate) fn set_state(&self, state: StageState) {
+        self.state.store(state as u8, Ordering::Relaxed);
+    }
+
+    pub(crate) fn state(&self) -> StageState {
+        StageState::from_code(self.state.load(Ordering::Relaxed))
+    }
+
+    /// One chunk or batch was worked on for this long.
+    pub(crate) fn worked(&self, busy: Duration) {
+        let nanos = u64::try_from(busy.as_nanos()).unwrap_or(u64::MAX);
+        self.busy_nanos.fetch_add(nanos, Ordering::Relaxed);
+        self.seconds.record(nanos);
+    }
+
+    pub(crate) fn waited(&self, wait: Duration) {
+        self.credit_wait_nanos.fetch_add(u64::try_from(wait.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    pub(crate) fn released(&self, reason: ReleaseReason, size: usize) {
+        self.releases[reason as usize].fetch_add(1, Ordering::Relaxed);
+        self.batch_size.record(size as u64);
+    }
+}
+
+/// Adds to a counter; none of them orders anything.
+pub(crate) fn add(counter: &AtomicU64, by: u64) {
+    if by > 0 {
+        counter.fetch_add(by, Ordering::Relaxed);
+    }
+}

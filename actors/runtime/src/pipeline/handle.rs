@@ -1,0 +1,160 @@
+//! A running pipeline, in its owner's hands.
+
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::{Duration, Instant},
+};
+
+use millstream_edge::Cost;
+
+use super::OnDrop;
+use crate::{
+    dead_letter::DeadLetters,
+    error::PipelineError,
+    metrics::{EdgeSnapshot, Report, Residue, Snapshot, StageMetrics, StageSnapshot},
+    supervise::{Host, Mode, Plumbing, Stopper},
+};
+
+/// A running pipeline. What dropping it does is an option of the pipeline.
+pub struct Handle {
+    host: Host,
+    plumbing: Arc<Plumbing>,
+    metrics: Vec<Arc<StageMetrics>>,
+    into: Vec<String>,
+    dead: Arc<DeadLetters>,
+    started: Instant,
+    on_drop: OnDrop,
+}
+
+/// Ends a pipeline from elsewhere: a signal handler, another thread. Outlives the pipeline harmlessly.
+#[derive(Clone)]
+pub struct Remote(Stopper);
+
+impl Remote {
+    /// Stops the sources; what was let in is finished.
+    pub fn drain(&self) {
+        self.0.stop(Mode::Drain, None);
+    }
+
+    /// Stops everything; what is on its way is cancelled.
+    pub fn abort(&self) {
+        self.0.stop(Mode::Abort, None);
+    }
+
+    /// Ends the pipeline in one of these ways; shortly before the deadline, what is left is aborted, and at the deadline
+    /// threads that are still in user code are left behind.
+    pub fn shutdown(&self, mode: Mode, deadline: Duration) {
+        self.0.stop(mode, Some(deadline));
+    }
+}
+
+impl Handle {
+    pub(super) fn new(
+        host: Host,
+        plumbing: Arc<Plumbing>,
+        metrics: Vec<Arc<StageMetrics>>,
+        into: Vec<String>,
+        dead: Arc<DeadLetters>,
+        started: Instant,
+        on_drop: OnDrop,
+    ) -> Self {
+        Handle { host, plumbing, metrics, into, dead, started, on_drop }
+    }
+
+    /// Something to end the pipeline with from elsewhere.
+    pub fn remote(&self) -> Remote {
+        Remote(self.host.stopper())
+    }
+
+    /// All counters as they are now.
+    pub fn snapshot(&self) -> Snapshot {
+        let accounts = &self.plumbing.accounts;
+        let edges = self.plumbing.edges.iter().zip(&self.into).map(|(edge, into)| EdgeSnapshot {
+            into: into.clone(),
+            queued: edge.outstanding(),
+            limits: edge.limits(),
+        });
+        Snapshot {
+            counts: accounts.counters.read(),
+            reserved: accounts.reserved(),
+            peak_reserved_bytes: accounts.peak_bytes(),
+            overdraft_bytes: accounts.overdraft(),
+            stages: self.metrics.iter().map(|metrics| StageSnapshot::of(metrics)).collect(),
+            edges: edges.collect(),
+        }
+    }
+
+    /// Whether it has ended: joining will not wait.
+    pub fn has_ended(&self) -> bool {
+        self.host.has_ended()
+    }
+
+    /// Waits for the end of the source, or of a shutdown.
+    ///
+    /// # Errors
+    /// If the pipeline failed; the error carries the report.
+    pub fn join(mut self) -> Result<Report, PipelineError> {
+        let end = self.host.join();
+        self.on_drop = OnDrop::Detach;
+        self.plumbing.accounts.reaper.stop();
+        let snapshot = self.snapshot();
+        let credits = self.plumbing.edges.iter().fold(Cost::default(), |sum, edge| sum.plus(edge.outstanding()));
+        let report = Report {
+            counts: snapshot.counts,
+            elapsed: self.started.elapsed(),
+            dead_letters: self.dead.kept(),
+            residue: Residue {
+                credits,
+                permits: snapshot.reserved,
+                overdraft: snapshot.overdraft_bytes,
+                threads: self.plumbing.threads.load(Ordering::Acquire),
+            },
+            snapshot,
+        };
+        match end.cause {
+            None => Ok(report),
+            Some(cause) => Err(PipelineError::Failed { cause, report: Box::new(report) }),
+        }
+    }
+
+    /// Stops the sources, finishes what was let in, and waits for that.
+    ///
+    /// # Errors
+    /// As [`Handle::join`].
+    pub fn drain(self) -> Result<Report, PipelineError> {
+        self.remote().drain();
+        self.join()
+    }
+
+    /// Stops everything and waits for that.
+    ///
+    /// # Errors
+    /// As [`Handle::join`].
+    pub fn abort(self) -> Result<Report, PipelineError> {
+        self.remote().abort();
+        self.join()
+    }
+
+    /// Ends by a deadline; see [`Remote::shutdown`].
+    ///
+    /// # Errors
+    /// As [`Handle::join`].
+    pub fn shutdown(self, mode: Mode, deadline: Duration) -> Result<Report, PipelineError> {
+        self.remote().shutdown(mode, deadline);
+        self.join()
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        match self.on_drop {
+            OnDrop::Detach => return,
+            OnDrop::Abort => self.remote().abort(),
+            OnDrop::Drain => self.remote().drain(),
+        }
+        if let Some(cause) = self.host.join().cause {
+            tracing::error!(%cause, "a pipeline that nobody waited for failed");
+        }
+        self.plumbing.accounts.reaper.stop();
+    }
+}

@@ -1,0 +1,110 @@
+//! User code that takes one record at a time, and the closures that are such code.
+
+use std::marker::PhantomData;
+
+use super::Context;
+use crate::{envelope::Key, error::StageError, sink::Sink};
+
+/// Where a transform puts its results.
+pub struct Emit<U> {
+    pub(super) items: Vec<U>,
+    pub(super) key: Option<Key>,
+}
+
+impl<U> Emit<U> {
+    pub(super) fn new() -> Self {
+        Emit { items: Vec::new(), key: None }
+    }
+
+    /// Passes a result on.
+    pub fn push(&mut self, item: U) {
+        self.items.push(item);
+    }
+
+    /// Gives the results this key.
+    pub fn set_key(&mut self, key: Key) {
+        self.key = Some(key);
+    }
+}
+
+/// A stage's user code: takes one record at a time and gives any number.
+///
+/// Each replica has its own instance, and a panic replaces it by a fresh one.
+pub trait Transform<T, U>: Send {
+    /// Works on a record.
+    ///
+    /// # Errors
+    /// Handled by the stage's policy: by default, the record goes to the dead letters.
+    fn apply(&mut self, record: T, context: &Context<'_>, out: &mut Emit<U>) -> Result<(), StageError>;
+
+    /// The stream has ended, or the pipeline is being aborted.
+    ///
+    /// # Errors
+    /// Ends the pipeline.
+    fn finish(&mut self) -> Result<(), StageError> {
+        Ok(())
+    }
+}
+
+pub(crate) struct MapFn<F>(pub(crate) F);
+
+impl<T, U, F: FnMut(T) -> U + Send> Transform<T, U> for MapFn<F> {
+    fn apply(&mut self, record: T, _context: &Context<'_>, out: &mut Emit<U>) -> Result<(), StageError> {
+        out.push((self.0)(record));
+        Ok(())
+    }
+}
+
+pub(crate) struct TryMapFn<F>(pub(crate) F);
+
+impl<T, U, E: Into<StageError>, F: FnMut(T) -> Result<U, E> + Send> Transform<T, U> for TryMapFn<F> {
+    fn apply(&mut self, record: T, _context: &Context<'_>, out: &mut Emit<U>) -> Result<(), StageError> {
+        out.push((self.0)(record).map_err(Into::into)?);
+        Ok(())
+    }
+}
+
+pub(crate) struct FilterFn<F>(pub(crate) F);
+
+impl<T, F: FnMut(&T) -> bool + Send> Transform<T, T> for FilterFn<F> {
+    fn apply(&mut self, record: T, _context: &Context<'_>, out: &mut Emit<T>) -> Result<(), StageError> {
+        if (self.0)(&record) {
+            out.push(record);
+        }
+        Ok(())
+    }
+}
+
+pub(crate) struct FlatMapFn<F>(pub(crate) F);
+
+impl<T, U, I: IntoIterator<Item = U>, F: FnMut(T) -> I + Send> Transform<T, U> for FlatMapFn<F> {
+    fn apply(&mut self, record: T, _context: &Context<'_>, out: &mut Emit<U>) -> Result<(), StageError> {
+        out.items.extend((self.0)(record));
+        Ok(())
+    }
+}
+
+pub(crate) struct KeyByFn<F>(pub(crate) F);
+
+impl<T, F: FnMut(&T) -> Key + Send> Transform<T, T> for KeyByFn<F> {
+    fn apply(&mut self, record: T, _context: &Context<'_>, out: &mut Emit<T>) -> Result<(), StageError> {
+        out.set_key((self.0)(&record));
+        out.push(record);
+        Ok(())
+    }
+}
+
+/// What a sink emits: nothing.
+pub(crate) enum Nothing {}
+
+pub(crate) struct SinkStep<S, T>(pub(crate) S, pub(crate) PhantomData<fn(T)>);
+
+impl<T, S: Sink<T>> Transform<T, Nothing> for SinkStep<S, T> {
+    fn apply(&mut self, record: T, context: &Context<'_>, _out: &mut Emit<Nothing>) -> Result<(), StageError> {
+        self.0.write(record, context)
+    }
+
+    fn finish(&mut self) -> Result<(), StageError> {
+        self.0.flush()
+    }
+}

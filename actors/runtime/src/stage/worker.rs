@@ -1,0 +1,333 @@
+//! The worker of a stage that takes one record at a time: maps, filters, sinks.
+//!
+//! ```text
+//! build the user code from the factory
+//! take over what the predecessor left in the slot
+//! loop: work through the chunk under one catch_unwind → flush → receive the next chunk
+//! on a panic: the record in hand becomes a dead letter, the rest of the chunk goes into the slot, the thread ends
+//! ```
+
+use std::{
+    collections::VecDeque,
+    io,
+    sync::{Arc, Mutex, PoisonError},
+    thread::JoinHandle,
+    time::Instant,
+};
+
+use millstream_edge::{Control, Edge, Received};
+
+use super::{Context, Emit, Exit, Factory, OnError, Outlet, Stage, StageOptions, StageShared, Start, Transform, spawn_worker};
+use crate::{
+    envelope::{Envelope, Header, given_up},
+    error::{Cause, ErrorKind, Fault, StageError},
+    metrics::{StageMetrics, add},
+    outcome::Outcome,
+    panics::guard,
+    stage::outlet::EdgeClosed,
+    supervise::StageState,
+    ticket::{Tally, Ticket},
+};
+
+/// A stage that takes one record at a time.
+pub(crate) struct RecordStage<T, U, S>(Arc<Parts<T, U, S>>);
+
+struct Parts<T, U, S> {
+    shared: Arc<StageShared>,
+    options: StageOptions<T, U>,
+    factory: Factory<S>,
+    inlet: Arc<Edge<Envelope<T>>>,
+    outlet: Option<Arc<Edge<Envelope<U>>>>,
+    slots: Vec<Mutex<Slot<T>>>,
+}
+
+/// What a worker leaves to its successor.
+struct Slot<T> {
+    chunk: VecDeque<Envelope<T>>,
+    ended: bool,
+}
+
+impl<T, U, S> RecordStage<T, U, S> {
+    pub(crate) fn new(
+        shared: Arc<StageShared>,
+        options: StageOptions<T, U>,
+        factory: Factory<S>,
+        inlet: Arc<Edge<Envelope<T>>>,
+        outlet: Option<Arc<Edge<Envelope<U>>>>,
+    ) -> Self {
+        let slots = (0..options.replicas).map(|_| Mutex::new(Slot { chunk: VecDeque::new(), ended: false })).collect();
+        RecordStage(Arc::new(Parts { shared, options, factory, inlet, outlet, slots }))
+    }
+}
+
+impl<T, U, S> Stage for RecordStage<T, U, S>
+where
+    T: Send + 'static,
+    U: Send + 'static,
+    S: Transform<T, U> + 'static,
+{
+    fn metrics(&self) -> &Arc<StageMetrics> {
+        &self.0.shared.metrics
+    }
+
+    fn start(&self, start: Start, done: Box<dyn FnOnce(Exit) + Send>) -> io::Result<JoinHandle<()>> {
+        let parts = self.0.clone();
+        spawn_worker(&parts.shared.name(), start, move || parts.run(start), done)
+    }
+}
+
+/// Why a worker stops in the middle.
+enum Break {
+    Crashed(Fault),
+    Aborted,
+    Failed(Cause),
+}
+
+impl From<EdgeClosed> for Break {
+    fn from(_: EdgeClosed) -> Self {
+        Break::Aborted
+    }
+}
+
+impl<T, U, S> Parts<T, U, S>
+where
+    T: Send,
+    U: Send,
+    S: Transform<T, U>,
+{
+    fn run(&self, start: Start) -> Exit {
+        let mut step = match guard(|| (self.factory)(&start)) {
+            Ok(Ok(step)) => step,
+            Ok(Err(error)) if error.kind() == ErrorKind::Fatal => return Exit::Failed(self.failed(error)),
+            Ok(Err(error)) => return Exit::Crashed(error.into()),
+            Err(fault) => return Exit::Crashed(fault),
+        };
+        self.shared.metrics.set_state(StageState::Running);
+        let mut worker = Worker {
+            parts: self,
+            pending: VecDeque::new(),
+            outlet: Outlet::new(self.outlet.as_ref(), self.shared.metrics.clone()),
+            emit: Emit::new(),
+            tally: Tally::default(),
+        };
+        let ended = {
+            let mut slot = self.slot(start.replica);
+            worker.pending = std::mem::take(&mut slot.chunk);
+            slot.ended
+        };
+        let result = worker.stream(&mut step, start.replica, ended);
+        worker.tally.flush(&self.shared.accounts);
+        let exit = match result {
+            Ok(()) => match worker.outlet.finish() {
+                Ok(()) => Exit::Finished,
+                Err(EdgeClosed) => Exit::Aborted,
+            },
+            Err(Break::Crashed(fault)) => {
+                // What was done before the panic goes on its way, what was not is the successor's.
+                let _ = worker.outlet.flush();
+                self.slot(start.replica).chunk = std::mem::take(&mut worker.pending);
+                Exit::Crashed(fault)
+            }
+            Err(Break::Aborted) => match guard(|| step.finish()) {
+                Ok(Ok(())) => Exit::Aborted,
+                Ok(Err(error)) => Exit::Failed(self.failed(error)),
+                Err(fault) => Exit::Failed(Cause::StageFailed { stage: self.shared.name(), fault }),
+            },
+            Err(Break::Failed(cause)) => {
+                // The cause is known already: what a flush could add to it is in the log.
+                if let Ok(Err(error)) = guard(|| step.finish()) {
+                    tracing::error!(stage = %self.shared.name(), %error, "flushing failed");
+                }
+                Exit::Failed(cause)
+            }
+        };
+        if let Err(fault) = guard(|| drop(step)) {
+            tracing::error!(stage = %self.shared.name(), %fault, "a destructor panicked");
+        }
+        exit
+    }
+
+    fn slot(&self, replica: usize) -> std::sync::MutexGuard<'_, Slot<T>> {
+        self.slots[replica].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn failed(&self, error: StageError) -> Cause {
+        Cause::StageFailed { stage: self.shared.name(), fault: error.into() }
+    }
+}
+
+struct Worker<'a, T, U, S> {
+    parts: &'a Parts<T, U, S>,
+    pending: VecDeque<Envelope<T>>,
+    outlet: Outlet<U>,
+    emit: Emit<U>,
+    tally: Tally,
+}
+
+/// The record in hand.
+struct Current<T> {
+    head: Header,
+    ticket: Ticket,
+    kept: Option<T>,
+}
+
+impl<T, U, S> Worker<'_, T, U, S>
+where
+    T: Send,
+    U: Send,
+    S: Transform<T, U>,
+{
+    fn stream(&mut self, step: &mut S, replica: usize, mut ended: bool) -> Result<(), Break> {
+        let receiver = self.parts.inlet.receiver(replica);
+        loop {
+            if !self.pending.is_empty() {
+                self.work(step)?;
+            }
+            self.outlet.flush()?;
+            if ended {
+                return match guard(|| step.finish()) {
+                    Ok(Ok(())) => Ok(()),
+                    Ok(Err(error)) => Err(Break::Failed(self.parts.failed(error))),
+                    Err(fault) => Err(Break::Crashed(fault)),
+                };
+            }
+            match receiver.recv(None) {
+                Received::Chunk(chunk) => {
+                    let (items, credit) = chunk.into_parts();
+                    // The chunk goes into execution: the sender may send the next one.
+                    drop(credit);
+                    add(&self.parts.shared.metrics.records_in, items.len() as u64);
+                    self.pending = items.into();
+                }
+                Received::Control(Control::EndOfStream) => {
+                    ended = true;
+                    self.parts.slot(replica).ended = true;
+                }
+                Received::Control(_) | Received::TimedOut => {}
+                Received::Closed => return Err(Break::Aborted),
+            }
+        }
+    }
+
+    /// Works through the pending chunk.
+    fn work(&mut self, step: &mut S) -> Result<(), Break> {
+        let start = Instant::now();
+        let mut current: Option<Current<T>> = None;
+        let result = guard(|| {
+            while let Some(envelope) = self.pending.pop_front() {
+                self.one(step, envelope, &mut current)?;
+                current = None;
+            }
+            Ok(())
+        });
+        let waited = self.outlet.take_waited();
+        self.parts.shared.metrics.worked(start.elapsed().saturating_sub(waited));
+        let result = result.unwrap_or_else(|fault| {
+            add(&self.parts.shared.metrics.panics, 1);
+            self.emit.items.clear();
+            if let Some(current) = current.take() {
+                self.bury(current, fault.clone()).map_err(Break::Failed)?;
+            }
+            Err(Break::Crashed(fault))
+        });
+        self.tally.flush(&self.parts.shared.accounts);
+        result
+    }
+
+    fn one(&mut self, step: &mut S, envelope: Envelope<T>, slot: &mut Option<Current<T>>) -> Result<(), Break> {
+        let shared = &self.parts.shared;
+        let Envelope { head, ticket, mut payload } = envelope;
+        if let Some(outcome) = given_up(&head, &ticket) {
+            add(&shared.metrics.given_up, 1);
+            ticket.settle(outcome, &mut self.tally);
+            return Ok(());
+        }
+        // From here on, a panic finds the record in the caller's hand.
+        let current = slot.insert(Current { head, ticket, kept: None });
+        if let Some(keep) = &self.parts.options.keep {
+            current.kept = Some(keep(&payload));
+        }
+        loop {
+            let context = Context { header: &current.head, abort: &shared.abort };
+            let Err(error) = step.apply(payload, &context, &mut self.emit) else {
+                return match slot.take() {
+                    Some(current) => self.pass_on(current),
+                    None => Ok(()),
+                };
+            };
+            self.emit.items.clear();
+            add(&shared.metrics.errors, 1);
+            let again = match (shared.on_error, error.kind()) {
+                (OnError::Fail, _) | (_, ErrorKind::Fatal) => return Err(Break::Failed(self.parts.failed(error))),
+                (OnError::Retry { times, backoff }, _) if current.head.attempt < times => {
+                    let pause = backoff.saturating_mul(1 << current.head.attempt.min(16));
+                    current.kept.as_ref().zip(self.parts.options.keep.as_ref()).map(|(kept, keep)| (pause, keep(kept)))
+                }
+                _ => None,
+            };
+            let Some((pause, copy)) = again else {
+                return match slot.take() {
+                    Some(current) => self.bury(current, error.into()).map_err(Break::Failed),
+                    None => Ok(()),
+                };
+            };
+            current.head.attempt += 1;
+            add(&shared.metrics.retries, 1);
+            if shared.abort.sleep(pause) {
+                return Err(Break::Aborted);
+            }
+            if let Some(outcome) = given_up(&current.head, &current.ticket) {
+                add(&shared.metrics.given_up, 1);
+                if let Some(current) = slot.take() {
+                    current.ticket.settle(outcome, &mut self.tally);
+                }
+                return Ok(());
+            }
+            payload = copy;
+        }
+    }
+
+    /// Sends the results of one record on.
+    fn pass_on(&mut self, current: Current<T>) -> Result<(), Break> {
+        let Current { mut head, ticket, .. } = current;
+        head.attempt = 0;
+        if let Some(key) = self.emit.key.take() {
+            head.key = Some(key);
+        }
+        let count = self.emit.items.len();
+        if count == 0 {
+            add(&self.parts.shared.metrics.consumed, 1);
+            ticket.settle(Outcome::Ok, &mut self.tally);
+            return Ok(());
+        }
+        let options = &self.parts.options;
+        let declared = (head.cost.bytes as f64 * options.expansion) as u64 / count as u64;
+        let mut items = std::mem::take(&mut self.emit.items);
+        let mut last = Some(ticket);
+        for (at, payload) in items.drain(..).enumerate() {
+            let next = if at + 1 == count { last.take() } else { last.as_mut().map(Ticket::fork) };
+            let Some(mut ticket) = next else { break };
+            let mut head = head.clone();
+            head.cost.bytes = match &options.measure {
+                Some(measure) => measure(&payload),
+                None => declared,
+            };
+            if count == 1 {
+                ticket.grow(head.cost.bytes);
+            }
+            self.outlet.push(Envelope { head, ticket, payload })?;
+        }
+        self.emit.items = items;
+        Ok(())
+    }
+
+    /// Makes a dead letter of the record in hand.
+    fn bury(&mut self, current: Current<T>, fault: Fault) -> Result<(), Cause> {
+        let payload = match (&self.parts.options.encode, &current.kept) {
+            // An encoder that panics costs the letter its payload, no more.
+            (Some(encode), Some(kept)) => guard(|| encode(kept)).ok(),
+            _ => None,
+        };
+        self.parts.shared.bury(&current.head, current.ticket, fault, payload, None, &mut self.tally)
+    }
+}
