@@ -55,10 +55,6 @@ impl<P> Batcher<P> {
         self.waiting.len()
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
-        self.waiting.is_empty()
-    }
-
     pub(crate) fn insert(&mut self, pending: Pending<P>) {
         *self.buckets.entry(pending.bucket).or_default() += 1;
         self.waiting.push_back(pending);
@@ -235,7 +231,7 @@ mod tests {
         }
         assert_eq!(released(batcher.decide(now, 4, Duration::ZERO, false)), (ReleaseReason::Full, vec![0, 1, 2, 3]));
         assert_eq!(released(batcher.decide(now, 4, Duration::ZERO, false)), (ReleaseReason::Idle, vec![4, 5]));
-        assert!(batcher.is_empty());
+        assert_eq!(batcher.len(), 0);
     }
 
     #[test]
@@ -295,7 +291,7 @@ mod tests {
             batcher.insert(pending(item, bucket, key, now));
         }
         let mut order = Vec::new();
-        while !batcher.is_empty() {
+        while batcher.len() > 0 {
             order.push(released(batcher.decide(now, 4, Duration::ZERO, false)).1);
         }
         assert_eq!(order, [vec![0, 3], vec![1, 4, 5], vec![2]]);
