@@ -114,8 +114,7 @@ impl Activation {
             }
             Self::Tanh => each!(|v: S::F32| math::tanh(s, v)),
             Self::HardSwish => {
-                let (zero, one, half, sixth) =
-                    (splat(0.0), splat(1.0), splat(0.5), splat(1.0 / 6.0));
+                let (zero, one, half, sixth) = (splat(0.0), splat(1.0), splat(0.5), splat(1.0 / 6.0));
                 each!(|v: S::F32| v * one.min(zero.max(v.mul_add(sixth, half))));
             }
             Self::HardSigmoid { alpha, beta } => {
@@ -148,18 +147,10 @@ mod tests {
             Activation::Sigmoid => sigmoid(x),
             Activation::Silu => x * sigmoid(x),
             Activation::Gelu => 0.5 * x * (1.0 + libm::erf(x / 2_f64.sqrt())),
-            Activation::GeluTanh => {
-                0.5 * x
-                    * (1.0
-                        + libm::tanh(
-                            (2.0 / core::f64::consts::PI).sqrt() * (x + 0.044715 * x * x * x),
-                        ))
-            }
+            Activation::GeluTanh => 0.5 * x * (1.0 + libm::tanh((2.0 / core::f64::consts::PI).sqrt() * (x + 0.044715 * x * x * x))),
             Activation::Tanh => libm::tanh(x),
             Activation::HardSwish => x * (x / 6.0 + 0.5).clamp(0.0, 1.0),
-            Activation::HardSigmoid { alpha, beta } => {
-                (f64::from(alpha) * x + f64::from(beta)).clamp(0.0, 1.0)
-            }
+            Activation::HardSigmoid { alpha, beta } => (f64::from(alpha) * x + f64::from(beta)).clamp(0.0, 1.0),
         }
     }
 
@@ -178,20 +169,14 @@ mod tests {
                 Activation::GeluTanh,
                 Activation::Tanh,
                 Activation::HardSwish,
-                Activation::HardSigmoid {
-                    alpha: 0.2,
-                    beta: 0.5,
-                },
+                Activation::HardSigmoid { alpha: 0.2, beta: 0.5 },
             ] {
                 let mut y = vec![0.0; x.len()];
                 f.apply(level, &x, &mut y);
                 for (x, y) in x.iter().zip(&y) {
                     let want = reference(f, f64::from(*x));
                     // Absolute at one near zero: x/2 (1 + erf) cancels on the far negative side.
-                    assert!(
-                        (f64::from(*y) - want).abs() <= 1e-6 * want.abs().max(1.0),
-                        "{f:?}({x}) = {y} at {level}, want {want}"
-                    );
+                    assert!((f64::from(*y) - want).abs() <= 1e-6 * want.abs().max(1.0), "{f:?}({x}) = {y} at {level}, want {want}");
                 }
                 let mut special = [f32::NAN, f32::INFINITY];
                 f.apply_in_place(level, &mut special);

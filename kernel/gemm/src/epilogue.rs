@@ -31,32 +31,19 @@ pub struct Residual<'a> {
 
 impl Default for Epilogue<'_> {
     fn default() -> Self {
-        Self {
-            alpha: 1.0,
-            bias_cols: None,
-            bias_rows: None,
-            residual: None,
-            activation: Activation::None,
-        }
+        Self { alpha: 1.0, bias_cols: None, bias_rows: None, residual: None, activation: Activation::None }
     }
 }
 
 impl<'a> Epilogue<'a> {
     /// A bias for each column and an activation: a linear layer, or a channels-last convolution.
     pub fn bias(bias_cols: &'a [f32], activation: Activation) -> Self {
-        Self {
-            bias_cols: Some(bias_cols),
-            activation,
-            ..Self::default()
-        }
+        Self { bias_cols: Some(bias_cols), activation, ..Self::default() }
     }
 
     /// An activation alone.
     pub fn activation(activation: Activation) -> Self {
-        Self {
-            activation,
-            ..Self::default()
-        }
+        Self { activation, ..Self::default() }
     }
 
     pub(crate) fn check(&self, m: usize, n: usize) -> Result<(), GemmError> {

@@ -39,47 +39,20 @@ pub enum GemmError {
 
 /// Checks the length of one slice.
 pub(crate) fn require(what: &'static str, needed: usize, found: usize) -> Result<(), GemmError> {
-    if found < needed {
-        Err(GemmError::Length {
-            what,
-            needed,
-            found,
-        })
-    } else {
-        Ok(())
-    }
+    if found < needed { Err(GemmError::Length { what, needed, found }) } else { Ok(()) }
 }
 
 /// Checks the agreement of one dimension.
 pub(crate) fn agree(what: &'static str, expected: usize, found: usize) -> Result<(), GemmError> {
-    if found != expected {
-        Err(GemmError::Mismatch {
-            what,
-            expected,
-            found,
-        })
-    } else {
-        Ok(())
-    }
+    if found != expected { Err(GemmError::Mismatch { what, expected, found }) } else { Ok(()) }
 }
 
 /// Elements that a strided matrix reaches.
-pub(crate) fn span(
-    rows: usize,
-    row_stride: usize,
-    cols: usize,
-    col_stride: usize,
-) -> Result<usize, GemmError> {
+pub(crate) fn span(rows: usize, row_stride: usize, cols: usize, col_stride: usize) -> Result<usize, GemmError> {
     if rows == 0 || cols == 0 {
         return Ok(0);
     }
-    let down = (rows - 1)
-        .checked_mul(row_stride)
-        .ok_or(GemmError::Overflow)?;
-    let across = (cols - 1)
-        .checked_mul(col_stride)
-        .ok_or(GemmError::Overflow)?;
-    down.checked_add(across)
-        .and_then(|x| x.checked_add(1))
-        .ok_or(GemmError::Overflow)
+    let down = (rows - 1).checked_mul(row_stride).ok_or(GemmError::Overflow)?;
+    let across = (cols - 1).checked_mul(col_stride).ok_or(GemmError::Overflow)?;
+    down.checked_add(across).and_then(|x| x.checked_add(1)).ok_or(GemmError::Overflow)
 }

@@ -65,15 +65,7 @@ impl Gemm {
         let most_down = (MAX_TILES / panels.div_ceil(panels_each).min(MAX_TILES)).max(1);
         let down = m.div_ceil(rows).min(most_down).max(1);
         let rows = m.div_ceil(down).max(1);
-        Self {
-            level: s.level(),
-            m,
-            k,
-            n,
-            rows,
-            cols: panels_each * S::NR,
-            block_rows: rows.min(most_rows),
-        }
+        Self { level: s.level(), m, k, n, rows, cols: panels_each * S::NR, block_rows: rows.min(most_rows) }
     }
 
     /// Rows, depth and columns.
@@ -92,18 +84,10 @@ impl Gemm {
     }
 
     /// The output cut into this job's grains. Row r of C begins at `r * row_stride`.
-    pub fn tiles<'c>(
-        &self,
-        c: &'c mut [f32],
-        row_stride: usize,
-    ) -> Result<Tiles<'c, f32>, GemmError> {
+    pub fn tiles<'c>(&self, c: &'c mut [f32], row_stride: usize) -> Result<Tiles<'c, f32>, GemmError> {
         let found = c.len();
         let needed = crate::error::span(self.m, row_stride, self.n, 1)?;
-        Tiles::new(c, self.m, self.n, row_stride, self.rows, self.cols).ok_or(GemmError::Length {
-            what: "C",
-            needed,
-            found,
-        })
+        Tiles::new(c, self.m, self.n, row_stride, self.rows, self.cols).ok_or(GemmError::Length { what: "C", needed, found })
     }
 
     /// Runs one grain; each must run once, in any order, on any thread.
@@ -124,18 +108,10 @@ impl Gemm {
         if tiles.grid() != (down, across) {
             return Err(GemmError::Grain(grain));
         }
-        let index = if down == 0 {
-            grain
-        } else {
-            grain % down * across + grain / down
-        };
+        let index = if down == 0 { grain } else { grain % down * across + grain / down };
         let tile = tiles.claim(index).ok_or(GemmError::Grain(grain))?;
         let (row, col) = tile.origin();
-        if row + tile.rows() > self.m
-            || col + tile.cols() > self.n
-            || tile.rows() > self.rows
-            || tile.cols() > self.cols
-        {
+        if row + tile.rows() > self.m || col + tile.cols() > self.n || tile.rows() > self.rows || tile.cols() > self.cols {
             return Err(GemmError::Grain(grain));
         }
         dispatch!(self.level, s => {
@@ -146,30 +122,14 @@ impl Gemm {
     }
 
     /// Runs all grains on this thread.
-    pub fn run(
-        &self,
-        a: &Lhs<'_>,
-        b: PackedRef<'_>,
-        c: &mut [f32],
-        row_stride: usize,
-        epilogue: &Epilogue<'_>,
-        scratch: &mut [f32],
-    ) -> Result<(), GemmError> {
+    pub fn run(&self, a: &Lhs<'_>, b: PackedRef<'_>, c: &mut [f32], row_stride: usize, epilogue: &Epilogue<'_>, scratch: &mut [f32]) -> Result<(), GemmError> {
         let tiles = self.tiles(c, row_stride)?;
         agree("grains", self.grains(), tiles.count())?;
-        (0..self.grains())
-            .try_for_each(|grain| self.run_grain(grain, a, b, &tiles, epilogue, scratch))
+        (0..self.grains()).try_for_each(|grain| self.run_grain(grain, a, b, &tiles, epilogue, scratch))
     }
 
     /// Runs the whole product on this thread into a tile of its dims, whose origin is element (0, 0).
-    pub fn run_in(
-        &self,
-        a: &Lhs<'_>,
-        b: PackedRef<'_>,
-        tile: TileMut<'_, f32>,
-        epilogue: &Epilogue<'_>,
-        scratch: &mut [f32],
-    ) -> Result<(), GemmError> {
+    pub fn run_in(&self, a: &Lhs<'_>, b: PackedRef<'_>, tile: TileMut<'_, f32>, epilogue: &Epilogue<'_>, scratch: &mut [f32]) -> Result<(), GemmError> {
         a.check(self.m, self.k)?;
         epilogue.check(self.m, self.n)?;
         require("scratch", self.scratch_len(), scratch.len())?;
@@ -184,15 +144,7 @@ impl Gemm {
     }
 
     #[inline(always)]
-    fn run_tile<S: Tile>(
-        &self,
-        s: S,
-        a: &Lhs<'_>,
-        b: PackedRef<'_>,
-        mut tile: TileMut<'_, f32>,
-        epilogue: &Epilogue<'_>,
-        scratch: &mut [f32],
-    ) {
+    fn run_tile<S: Tile>(&self, s: S, a: &Lhs<'_>, b: PackedRef<'_>, mut tile: TileMut<'_, f32>, epilogue: &Epilogue<'_>, scratch: &mut [f32]) {
         let aligned = scratch.as_ptr().align_offset(64).min(ALIGN_SLACK);
         let scratch = &mut scratch[aligned..];
         let ((row0, col0), rows, cols) = (tile.origin(), tile.rows(), tile.cols());
@@ -212,11 +164,7 @@ impl Gemm {
                 let panels = cols.div_ceil(S::NR);
                 let along_rows = kc * cols <= NEAR;
                 for step in 0..row_tiles * panels {
-                    let (t, p) = if along_rows {
-                        (step / panels, step % panels)
-                    } else {
-                        (step % row_tiles, step / row_tiles)
-                    };
+                    let (t, p) = if along_rows { (step / panels, step % panels) } else { (step % row_tiles, step / row_tiles) };
                     // Heights differ by one at most.
                     let (base, taller) = (block_rows / row_tiles, block_rows % row_tiles);
                     let (i, mr) = (t * base + t.min(taller), base + usize::from(t < taller));
@@ -263,10 +211,7 @@ impl Finish {
     /// The epilogue from element (row, col) on, whose bounds were checked.
     fn new(epilogue: &Epilogue<'_>, row: usize, col: usize) -> Self {
         let from = |x: Option<&[f32]>, at: usize| x.map_or(ptr::null(), |x| x[at..].as_ptr());
-        let (lo, hi) = epilogue
-            .activation
-            .clamp()
-            .unwrap_or((f32::NEG_INFINITY, f32::INFINITY));
+        let (lo, hi) = epilogue.activation.clamp().unwrap_or((f32::NEG_INFINITY, f32::INFINITY));
         let residual = epilogue.residual;
         Self {
             alpha: epilogue.alpha,

@@ -66,78 +66,38 @@ pub struct Window<'a> {
 impl<'a> Lhs<'a> {
     /// A matrix whose rows are contiguous and `row_stride` apart.
     pub fn row_major(data: &'a [f32], row_stride: usize) -> Self {
-        Self::Strided {
-            data,
-            row_stride,
-            col_stride: 1,
-        }
+        Self::Strided { data, row_stride, col_stride: 1 }
     }
 
     pub(crate) fn check(&self, m: usize, k: usize) -> Result<(), GemmError> {
         match self {
-            Self::Strided {
-                data,
-                row_stride,
-                col_stride,
-            } => require("A", span(m, *row_stride, k, *col_stride)?, data.len()),
+            Self::Strided { data, row_stride, col_stride } => require("A", span(m, *row_stride, k, *col_stride)?, data.len()),
             Self::Window(w) => w.check(m, k),
-            Self::Gathered {
-                offsets,
-                taps,
-                channels,
-                ..
-            } => {
-                agree(
-                    "columns of A",
-                    k,
-                    taps.checked_mul(*channels).ok_or(GemmError::Overflow)?,
-                )?;
-                require(
-                    "offsets",
-                    m.checked_mul(*taps).ok_or(GemmError::Overflow)?,
-                    offsets.len(),
-                )
+            Self::Gathered { offsets, taps, channels, .. } => {
+                agree("columns of A", k, taps.checked_mul(*channels).ok_or(GemmError::Overflow)?)?;
+                require("offsets", m.checked_mul(*taps).ok_or(GemmError::Overflow)?, offsets.len())
             }
         }
     }
 
     /// Copies rows `first_row..` and columns `k0..k0 + kc` to `dst`, a row each [`A_STRIDE`]; the length of `dst` tells how many rows.
     #[inline(always)]
-    pub(crate) fn copy<S: Simd>(
-        &self,
-        s: S,
-        first_row: usize,
-        k0: usize,
-        kc: usize,
-        dst: &mut [f32],
-    ) {
-        let rows = dst
-            .chunks_exact_mut(A_STRIDE)
-            .enumerate()
-            .map(|(i, row)| (first_row + i, &mut row[..kc]));
+    pub(crate) fn copy<S: Simd>(&self, s: S, first_row: usize, k0: usize, kc: usize, dst: &mut [f32]) {
+        let rows = dst.chunks_exact_mut(A_STRIDE).enumerate().map(|(i, row)| (first_row + i, &mut row[..kc]));
         match *self {
-            Self::Strided {
-                data,
-                row_stride,
-                col_stride: 1,
-            } => {
+            Self::Strided { data, row_stride, col_stride: 1 } => {
                 for (i, row) in rows {
                     copy(s, &data[i * row_stride + k0..][..kc], row);
                 }
             }
-            Self::Strided {
-                data,
-                row_stride,
-                col_stride,
-            } => {
+            Self::Strided { data, row_stride, col_stride } => {
                 // Blocks of columns, so that lines of a transposed A are used whole while they are in the cache.
                 const BLOCK: usize = 16;
                 let count = dst.len() / A_STRIDE;
                 for row0 in (0..count).step_by(BLOCK) {
                     for k in 0..kc {
                         for i in row0..count.min(row0 + BLOCK) {
-                            dst[i * A_STRIDE + k] =
-                                data[(first_row + i) * row_stride + (k0 + k) * col_stride];
+                            dst[i * A_STRIDE + k] = data[(first_row + i) * row_stride + (k0 + k) * col_stride];
                         }
                     }
                 }
@@ -147,22 +107,14 @@ impl<'a> Lhs<'a> {
                     w.copy_row(s, i, k0, row);
                 }
             }
-            Self::Gathered {
-                data,
-                offsets,
-                taps,
-                channels,
-            } => {
+            Self::Gathered { data, offsets, taps, channels } => {
                 for (i, row) in rows {
                     let mut done = 0;
                     while done < kc {
                         let (tap, at) = ((k0 + done) / channels, (k0 + done) % channels);
                         let run = &mut row[done..kc.min(done + channels - at)];
                         let start = offsets[i * taps + tap];
-                        match start
-                            .checked_add(channels)
-                            .and_then(|end| data.get(start..end))
-                        {
+                        match start.checked_add(channels).and_then(|end| data.get(start..end)) {
                             Some(from) => copy(s, &from[at..at + run.len()], run),
                             None => run.fill(0.0),
                         }
@@ -175,50 +127,28 @@ impl<'a> Lhs<'a> {
 }
 
 impl Window<'_> {
-    fn check(&self, m: usize, k: usize) -> Result<(), GemmError> {
-        let product = |x: &[usize]| {
-            x.iter()
-                .try_fold(1_usize, |a, b| a.checked_mul(*b))
-                .ok_or(GemmError::Overflow)
-        };
-        agree(
-            "rows of A",
-            m,
-            product(&[self.batch, self.out[0], self.out[1]])?,
-        )?;
-        agree(
-            "columns of A",
-            k,
-            product(&[self.kernel[0], self.kernel[1], self.channels])?,
-        )?;
+    pub(crate) fn check(&self, m: usize, k: usize) -> Result<(), GemmError> {
+        let product = |x: &[usize]| x.iter().try_fold(1_usize, |a, b| a.checked_mul(*b)).ok_or(GemmError::Overflow);
+        agree("rows of A", m, product(&[self.batch, self.out[0], self.out[1]])?)?;
+        agree("columns of A", k, product(&[self.kernel[0], self.kernel[1], self.channels])?)?;
         let pixels = product(&[self.batch, self.size[0], self.size[1]])?;
         require("pixel_stride", self.channels, self.pixel_stride)?;
         // Positions are computed with wrapping arithmetic on usize; these bounds keep them far from the other end.
         for axis in 0..2 {
             let far = product(&[self.out[axis], self.stride[axis]])?;
             let reach = product(&[self.kernel[axis], self.dilation[axis]])?;
-            if [far, reach, self.pad[axis], self.size[axis]]
-                .iter()
-                .any(|x| *x > usize::MAX / 8)
-            {
+            if [far, reach, self.pad[axis], self.size[axis]].iter().any(|x| *x > usize::MAX / 8) {
                 return Err(GemmError::Overflow);
             }
         }
-        require(
-            "A",
-            span(pixels, self.pixel_stride, self.channels, 1)?,
-            self.data.len(),
-        )
+        require("A", span(pixels, self.pixel_stride, self.channels, 1)?, self.data.len())
     }
 
     /// Columns `k0..` of row `i`.
     #[inline(always)]
     fn copy_row<S: Simd>(&self, s: S, i: usize, k0: usize, row: &mut [f32]) {
         let [height, width] = self.size;
-        let (image, pixel) = (
-            i / (self.out[0] * self.out[1]),
-            i % (self.out[0] * self.out[1]),
-        );
+        let (image, pixel) = (i / (self.out[0] * self.out[1]), i % (self.out[0] * self.out[1]));
         let y0 = (pixel / self.out[1] * self.stride[0]).wrapping_sub(self.pad[0]);
         let x0 = (pixel % self.out[1] * self.stride[1]).wrapping_sub(self.pad[1]);
         let line = self.kernel[1] * self.channels;
@@ -237,18 +167,11 @@ impl Window<'_> {
             let from = &self.data[(image * height + y) * width * self.pixel_stride..];
             if self.dilation[1] == 1 && self.pixel_stride == self.channels {
                 // Neighbouring taps are neighbours in memory: one copy between the padding on either side.
-                let (before, after) = if x0 > usize::MAX / 2 {
-                    (x0.wrapping_neg(), 0)
-                } else {
-                    (0, x0)
-                };
+                let (before, after) = if x0 > usize::MAX / 2 { (x0.wrapping_neg(), 0) } else { (0, x0) };
                 let left = before.min(self.kernel[1]);
                 let right = (width + before).saturating_sub(after);
                 let right = right.min(self.kernel[1]).max(left);
-                let (a, b) = (
-                    (left * self.channels).clamp(at, at + run),
-                    (right * self.channels).clamp(at, at + run),
-                );
+                let (a, b) = ((left * self.channels).clamp(at, at + run), (right * self.channels).clamp(at, at + run));
                 to[..a - at].fill(0.0);
                 if b > a {
                     let start = x0.wrapping_mul(self.channels).wrapping_add(a);

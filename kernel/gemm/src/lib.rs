@@ -32,6 +32,7 @@ extern crate alloc;
 extern crate std;
 
 mod activation;
+mod depthwise;
 mod epilogue;
 mod error;
 mod job;
@@ -40,6 +41,7 @@ mod micro;
 mod rhs;
 
 pub use activation::Activation;
+pub use depthwise::Depthwise;
 pub use epilogue::{Epilogue, Residual};
 pub use error::GemmError;
 pub use job::Gemm;

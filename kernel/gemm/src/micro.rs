@@ -179,25 +179,14 @@ unsafe fn body<S: Tile, const MR: usize, const NV: usize>(s: S, call: &Call) {
 /// # Safety
 /// As [`Kernel`], for the pointers of `f`; the last vector has `tail` columns.
 #[inline(always)]
-unsafe fn finish<S: Tile, const MR: usize, const NV: usize>(
-    s: S,
-    f: &Finish,
-    tail: usize,
-    acc: &mut [[S::F32; NV]; MR],
-) {
+unsafe fn finish<S: Tile, const MR: usize, const NV: usize>(s: S, f: &Finish, tail: usize, acc: &mut [[S::F32; NV]; MR]) {
     let lanes = S::F32::LANES;
     let (alpha, beta) = (S::F32::splat(s, f.alpha), S::F32::splat(s, f.beta));
     let mut bias = [S::F32::splat(s, 0.0); NV];
     if !f.bias_cols.is_null() {
         for v in 0..NV {
             // SAFETY: the bias has an element for each column of the tile.
-            bias[v] = unsafe {
-                S::F32::load_ptr_partial(
-                    s,
-                    f.bias_cols.add(v * lanes),
-                    if v + 1 < NV { lanes } else { tail },
-                )
-            };
+            bias[v] = unsafe { S::F32::load_ptr_partial(s, f.bias_cols.add(v * lanes), if v + 1 < NV { lanes } else { tail }) };
         }
     }
     rows!(MR, R => {

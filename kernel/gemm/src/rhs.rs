@@ -43,24 +43,12 @@ impl<'a> Rhs<'a> {
 
     /// Any strided matrix.
     pub fn strided(data: &'a [f32], row_stride: usize, col_stride: usize) -> Self {
-        Self {
-            data,
-            taps: 1,
-            tap_stride: 0,
-            row_stride,
-            col_stride,
-        }
+        Self { data, taps: 1, tap_stride: 0, row_stride, col_stride }
     }
 
     /// The weights `[out, channels, taps]` of a convolution (of one group), for windows whose columns are `[taps, channels]`.
     pub fn convolution(data: &'a [f32], channels: usize, taps: usize) -> Self {
-        Self {
-            data,
-            taps,
-            tap_stride: 1,
-            row_stride: taps,
-            col_stride: channels * taps,
-        }
+        Self { data, taps, tap_stride: 1, row_stride: taps, col_stride: channels * taps }
     }
 
     fn check(&self, k: usize, n: usize) -> Result<(), GemmError> {
@@ -70,14 +58,8 @@ impl<'a> Rhs<'a> {
             return Ok(());
         }
         let group = span(rows, self.row_stride, n, self.col_stride)?;
-        let far = (self.taps - 1)
-            .checked_mul(self.tap_stride)
-            .ok_or(GemmError::Overflow)?;
-        require(
-            "B",
-            group.checked_add(far).ok_or(GemmError::Overflow)?,
-            self.data.len(),
-        )
+        let far = (self.taps - 1).checked_mul(self.tap_stride).ok_or(GemmError::Overflow)?;
+        require("B", group.checked_add(far).ok_or(GemmError::Overflow)?, self.data.len())
     }
 }
 
@@ -97,19 +79,11 @@ pub fn panels(level: Level, n: usize) -> usize {
 
 /// Elements of a packed k × n matrix.
 pub fn packed_len(level: Level, k: usize, n: usize) -> usize {
-    panels(level, n)
-        .saturating_mul(panel_width(level))
-        .saturating_mul(k)
+    panels(level, n).saturating_mul(panel_width(level)).saturating_mul(k)
 }
 
 /// Packs a k × n matrix into the caller's memory, of which the first [`packed_len`] elements are written.
-pub fn pack_into<'d>(
-    level: Level,
-    b: Rhs<'_>,
-    k: usize,
-    n: usize,
-    dst: &'d mut [f32],
-) -> Result<PackedRef<'d>, GemmError> {
+pub fn pack_into<'d>(level: Level, b: Rhs<'_>, k: usize, n: usize, dst: &'d mut [f32]) -> Result<PackedRef<'d>, GemmError> {
     let len = packed_len(level, k, n);
     require("packed B", len, dst.len())?;
     pack_panels(level, b, k, n, 0, &mut dst[..len])?;
@@ -117,14 +91,7 @@ pub fn pack_into<'d>(
 }
 
 /// Packs the panels from `first` on that `dst` has room for: one worker's share.
-pub fn pack_panels(
-    level: Level,
-    b: Rhs<'_>,
-    k: usize,
-    n: usize,
-    first: usize,
-    dst: &mut [f32],
-) -> Result<(), GemmError> {
+pub fn pack_panels(level: Level, b: Rhs<'_>, k: usize, n: usize, first: usize, dst: &mut [f32]) -> Result<(), GemmError> {
     b.check(k, n)?;
     dispatch!(level, s => pack(s, &b, k, n, first, dst));
     Ok(())
@@ -149,8 +116,7 @@ fn pack<S: Tile>(s: S, b: &Rhs<'_>, k: usize, n: usize, first: usize, dst: &mut 
                 for (i, row) in panel.chunks_exact_mut(S::NR).enumerate() {
                     let from = &src[i * b.row_stride..][..cols];
                     for (v, to) in row.chunks_exact_mut(S::F32::LANES).enumerate() {
-                        S::F32::load_partial(s, from.get(v * S::F32::LANES..).unwrap_or_default())
-                            .store(to);
+                        S::F32::load_partial(s, from.get(v * S::F32::LANES..).unwrap_or_default()).store(to);
                     }
                 }
                 continue;
@@ -186,12 +152,7 @@ impl<'a> PackedRef<'a> {
     pub fn new(level: Level, k: usize, n: usize, data: &'a [f32]) -> Result<Self, GemmError> {
         let len = packed_len(level, k, n);
         require("packed B", len, data.len())?;
-        Ok(Self {
-            data: &data[..len],
-            k,
-            n,
-            width: panel_width(level),
-        })
+        Ok(Self { data: &data[..len], k, n, width: panel_width(level) })
     }
 
     /// Rows.
@@ -229,27 +190,15 @@ pub struct PackedB {
 impl PackedB {
     /// Packs a k × n matrix.
     pub fn new(level: Level, b: Rhs<'_>, k: usize, n: usize) -> Result<Self, GemmError> {
-        let len = packed_len(level, k, n)
-            .checked_mul(size_of::<f32>())
-            .ok_or(GemmError::Overflow)?;
+        let len = packed_len(level, k, n).checked_mul(size_of::<f32>()).ok_or(GemmError::Overflow)?;
         let mut bytes = AlignedBytes::zeroed(len).map_err(|_| GemmError::OutOfMemory(len))?;
         pack_into(level, b, k, n, bytemuck::cast_slice_mut(bytes.as_mut()))?;
-        Ok(Self {
-            bytes,
-            k,
-            n,
-            width: panel_width(level),
-        })
+        Ok(Self { bytes, k, n, width: panel_width(level) })
     }
 
     /// The packed matrix.
     pub fn view(&self) -> PackedRef<'_> {
-        PackedRef {
-            data: bytemuck::cast_slice(self.bytes.as_ref()),
-            k: self.k,
-            n: self.n,
-            width: self.width,
-        }
+        PackedRef { data: bytemuck::cast_slice(self.bytes.as_ref()), k: self.k, n: self.n, width: self.width }
     }
 
     /// Bytes of memory.

@@ -1,9 +1,6 @@
 //! The product against a naive f64 oracle, on every level of the machine.
 
-use millstream_gemm::{
-    Activation, Epilogue, Gemm, GemmError, Lhs, PackedB, Residual, Rhs, Window, pack_into,
-    pack_panels, packed_len, panels,
-};
+use millstream_gemm::{Activation, Epilogue, Gemm, GemmError, Lhs, PackedB, Residual, Rhs, Window, pack_into, pack_panels, packed_len, panels};
 use millstream_simd::Level;
 use proptest::prelude::*;
 
@@ -12,10 +9,7 @@ struct Random(u64);
 
 impl Random {
     fn next(&mut self) -> f32 {
-        self.0 = self
-            .0
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1_442_695_040_888_963_407);
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (self.0 >> 40) as f32 / (1 << 23) as f32 - 1.0
     }
 
@@ -25,13 +19,7 @@ impl Random {
 }
 
 /// `C[i, j] = sum of a(i, k) b(k, j)` and the sum of magnitudes, which bounds the rounding error.
-fn oracle(
-    m: usize,
-    k: usize,
-    n: usize,
-    a: impl Fn(usize, usize) -> f32,
-    b: impl Fn(usize, usize) -> f32,
-) -> Vec<(f64, f64)> {
+fn oracle(m: usize, k: usize, n: usize, a: impl Fn(usize, usize) -> f32, b: impl Fn(usize, usize) -> f32) -> Vec<(f64, f64)> {
     let mut c = Vec::with_capacity(m * n);
     for i in 0..m {
         for j in 0..n {
@@ -46,18 +34,10 @@ fn oracle(
 
 #[track_caller]
 fn close(got: f32, (want, size): (f64, f64), context: &dyn std::fmt::Debug) {
-    assert!(
-        (f64::from(got) - want).abs() <= 1e-6 * size + 1e-6,
-        "{got}, want {want}: {context:?}"
-    );
+    assert!((f64::from(got) - want).abs() <= 1e-6 * size + 1e-6, "{got}, want {want}: {context:?}");
 }
 
-fn product(
-    gemm: Gemm,
-    a: &Lhs<'_>,
-    b: millstream_gemm::PackedRef<'_>,
-    epilogue: &Epilogue<'_>,
-) -> Vec<f32> {
+fn product(gemm: Gemm, a: &Lhs<'_>, b: millstream_gemm::PackedRef<'_>, epilogue: &Epilogue<'_>) -> Vec<f32> {
     let (m, _, n) = gemm.dims();
     let mut c = vec![f32::NAN; m * n];
     let mut scratch = vec![f32::NAN; gemm.scratch_len()];
@@ -75,16 +55,8 @@ fn shapes_at_every_edge() {
                     let (a, b) = (random.fill(m * k), random.fill(k * n));
                     let packed = PackedB::new(level, Rhs::row_major(&b, n), k, n).unwrap();
                     let gemm = Gemm::new(level, m, k, n);
-                    let c = product(
-                        gemm,
-                        &Lhs::row_major(&a, k),
-                        packed.view(),
-                        &Epilogue::default(),
-                    );
-                    for (got, want) in
-                        c.iter()
-                            .zip(oracle(m, k, n, |i, l| a[i * k + l], |l, j| b[l * n + j]))
-                    {
+                    let c = product(gemm, &Lhs::row_major(&a, k), packed.view(), &Epilogue::default());
+                    for (got, want) in c.iter().zip(oracle(m, k, n, |i, l| a[i * k + l], |l, j| b[l * n + j])) {
                         close(*got, want, &(level, m, k, n));
                     }
                 }
@@ -103,23 +75,11 @@ fn orientations_agree_bit_for_bit() {
     for level in Level::available() {
         let gemm = Gemm::new(level, m, k, n);
         let packed = PackedB::new(level, Rhs::row_major(&b, n), k, n).unwrap();
-        let want = product(
-            gemm,
-            &Lhs::row_major(&a, k),
-            packed.view(),
-            &Epilogue::default(),
-        );
+        let want = product(gemm, &Lhs::row_major(&a, k), packed.view(), &Epilogue::default());
         let mut memory = vec![f32::NAN; packed_len(level, k, n) + 3];
         let transposed = pack_into(level, Rhs::transposed(&bt, k), k, n, &mut memory).unwrap();
-        let a_transposed = Lhs::Strided {
-            data: &at,
-            row_stride: 1,
-            col_stride: m,
-        };
-        assert_eq!(
-            product(gemm, &a_transposed, transposed, &Epilogue::default()),
-            want
-        );
+        let a_transposed = Lhs::Strided { data: &at, row_stride: 1, col_stride: m };
+        assert_eq!(product(gemm, &a_transposed, transposed, &Epilogue::default()), want);
         // Panel by panel, as workers pack.
         let width = packed_len(level, k, n) / panels(level, n);
         let mut by_panel = vec![f32::NAN; packed_len(level, k, n)];
@@ -150,15 +110,7 @@ fn results_do_not_depend_on_partition_or_neighbours() {
                 scope.spawn(move || {
                     let mut scratch = vec![f32::NAN; gemm.scratch_len()];
                     for grain in (0..gemm.grains()).rev().filter(|g| g % 3 == worker) {
-                        gemm.run_grain(
-                            grain,
-                            &Lhs::row_major(a, k),
-                            packed.view(),
-                            tiles,
-                            epilogue,
-                            &mut scratch,
-                        )
-                        .unwrap();
+                        gemm.run_grain(grain, &Lhs::row_major(a, k), packed.view(), tiles, epilogue, &mut scratch).unwrap();
                     }
                 });
             }
@@ -167,33 +119,15 @@ fn results_do_not_depend_on_partition_or_neighbours() {
         for rows in [1, 2, 3, 4, 5, 6, 9, 14, 40] {
             let start = 117;
             let part = Gemm::new(level, rows, k, n);
-            let got = product(
-                part,
-                &Lhs::row_major(&a[start * k..], k),
-                packed.view(),
-                &epilogue,
-            );
-            assert_eq!(
-                got,
-                want[start * n..(start + rows) * n],
-                "{rows} rows at {level}"
-            );
+            let got = product(part, &Lhs::row_major(&a[start * k..], k), packed.view(), &epilogue);
+            assert_eq!(got, want[start * n..(start + rows) * n], "{rows} rows at {level}");
         }
         for cols in [1, 5, 16, 33, 100] {
             let start = 77;
             let part = PackedB::new(level, Rhs::row_major(&b[start..], n), k, cols).unwrap();
-            let got = product(
-                Gemm::new(level, m, k, cols),
-                &Lhs::row_major(&a, k),
-                part.view(),
-                &Epilogue::bias(&bias[start..], Activation::Gelu),
-            );
+            let got = product(Gemm::new(level, m, k, cols), &Lhs::row_major(&a, k), part.view(), &Epilogue::bias(&bias[start..], Activation::Gelu));
             for i in 0..m {
-                assert_eq!(
-                    got[i * cols..(i + 1) * cols],
-                    want[i * n + start..][..cols],
-                    "{cols} columns at {level}"
-                );
+                assert_eq!(got[i * cols..(i + 1) * cols], want[i * n + start..][..cols], "{cols} columns at {level}");
             }
         }
     }
@@ -220,42 +154,22 @@ fn epilogues() {
                 Activation::GeluTanh,
                 Activation::Tanh,
                 Activation::HardSwish,
-                Activation::HardSigmoid {
-                    alpha: 0.2,
-                    beta: 0.5,
-                },
+                Activation::HardSigmoid { alpha: 0.2, beta: 0.5 },
             ];
             for activation in activations {
-                let plain = product(
-                    gemm,
-                    &Lhs::row_major(&a, k),
-                    packed.view(),
-                    &Epilogue::default(),
-                );
+                let plain = product(gemm, &Lhs::row_major(&a, k), packed.view(), &Epilogue::default());
                 let epilogue = Epilogue {
                     alpha: 0.5,
                     bias_cols: Some(&cols),
                     bias_rows: Some(&rows),
-                    residual: Some(Residual {
-                        data: &residual,
-                        row_stride: stride,
-                        beta: -2.0,
-                    }),
+                    residual: Some(Residual { data: &residual, row_stride: stride, beta: -2.0 }),
                     activation,
                 };
                 let got = product(gemm, &Lhs::row_major(&a, k), packed.view(), &epilogue);
-                let mut want: Vec<f32> = (0..m * n)
-                    .map(|x| {
-                        plain[x] * 0.5 + cols[x % n] + rows[x / n]
-                            - 2.0 * residual[x / n * stride + x % n]
-                    })
-                    .collect();
+                let mut want: Vec<f32> = (0..m * n).map(|x| plain[x] * 0.5 + cols[x % n] + rows[x / n] - 2.0 * residual[x / n * stride + x % n]).collect();
                 activation.apply_in_place(level, &mut want);
                 for (got, want) in got.iter().zip(&want) {
-                    assert!(
-                        (got - want).abs() <= 1e-5 * want.abs().max(1.0),
-                        "{got}, want {want}: {activation:?} {level}"
-                    );
+                    assert!((got - want).abs() <= 1e-5 * want.abs().max(1.0), "{got}, want {want}: {activation:?} {level}");
                 }
             }
         }
@@ -267,12 +181,7 @@ fn nan_and_infinity_survive_a_clamp() {
     for level in Level::available() {
         let packed = PackedB::new(level, Rhs::row_major(&[1.0, 1.0], 2), 1, 2).unwrap();
         let gemm = Gemm::new(level, 2, 1, 2);
-        let c = product(
-            gemm,
-            &Lhs::row_major(&[f32::NAN, f32::INFINITY], 1),
-            packed.view(),
-            &Epilogue::activation(Activation::Relu),
-        );
+        let c = product(gemm, &Lhs::row_major(&[f32::NAN, f32::INFINITY], 1), packed.view(), &Epilogue::activation(Activation::Relu));
         assert!(c[0].is_nan() && c[1].is_nan() && c[2] == f32::INFINITY && c[3] == f32::INFINITY);
     }
 }
@@ -286,69 +195,20 @@ fn impossible_calls_are_errors() {
     let (mut c, mut scratch) = (vec![0.0; 6], vec![0.0; gemm.scratch_len()]);
     let a = Lhs::row_major(&data, 2);
     let none = Epilogue::default();
-    assert!(matches!(
-        PackedB::new(level, Rhs::row_major(&data, 3), 3, 3),
-        Err(GemmError::Length { .. })
-    ));
-    assert!(
-        gemm.run(&a, packed.view(), &mut c[..5], 3, &none, &mut scratch)
-            .is_err()
-    );
-    assert!(
-        gemm.run(&a, packed.view(), &mut c, 2, &none, &mut scratch)
-            .is_err()
-    );
-    assert!(
-        gemm.run(&a, packed.view(), &mut c, 3, &none, &mut scratch[..9])
-            .is_err()
-    );
-    assert!(
-        gemm.run(
-            &Lhs::row_major(&data[..3], 2),
-            packed.view(),
-            &mut c,
-            3,
-            &none,
-            &mut scratch
-        )
-        .is_err()
-    );
-    assert!(
-        gemm.run(
-            &a,
-            packed.view(),
-            &mut c,
-            3,
-            &Epilogue::bias(&data[..2], Activation::None),
-            &mut scratch
-        )
-        .is_err()
-    );
-    assert!(
-        Gemm::new(level, 2, 3, 3)
-            .run(&a, packed.view(), &mut c, 3, &none, &mut scratch)
-            .is_err()
-    );
+    assert!(matches!(PackedB::new(level, Rhs::row_major(&data, 3), 3, 3), Err(GemmError::Length { .. })));
+    assert!(gemm.run(&a, packed.view(), &mut c[..5], 3, &none, &mut scratch).is_err());
+    assert!(gemm.run(&a, packed.view(), &mut c, 2, &none, &mut scratch).is_err());
+    assert!(gemm.run(&a, packed.view(), &mut c, 3, &none, &mut scratch[..9]).is_err());
+    assert!(gemm.run(&Lhs::row_major(&data[..3], 2), packed.view(), &mut c, 3, &none, &mut scratch).is_err());
+    assert!(gemm.run(&a, packed.view(), &mut c, 3, &Epilogue::bias(&data[..2], Activation::None), &mut scratch).is_err());
+    assert!(Gemm::new(level, 2, 3, 3).run(&a, packed.view(), &mut c, 3, &none, &mut scratch).is_err());
     if level != Level::scalar() {
-        assert!(
-            Gemm::new(Level::scalar(), 2, 2, 3)
-                .run(&a, packed.view(), &mut c, 3, &none, &mut scratch)
-                .is_err()
-        );
+        assert!(Gemm::new(Level::scalar(), 2, 2, 3).run(&a, packed.view(), &mut c, 3, &none, &mut scratch).is_err());
     }
     let tiles = gemm.tiles(&mut c, 3).unwrap();
-    assert!(
-        gemm.run_grain(0, &a, packed.view(), &tiles, &none, &mut scratch)
-            .is_ok()
-    );
-    assert_eq!(
-        gemm.run_grain(0, &a, packed.view(), &tiles, &none, &mut scratch),
-        Err(GemmError::Grain(0))
-    );
-    assert_eq!(
-        gemm.run_grain(1, &a, packed.view(), &tiles, &none, &mut scratch),
-        Err(GemmError::Grain(1))
-    );
+    assert!(gemm.run_grain(0, &a, packed.view(), &tiles, &none, &mut scratch).is_ok());
+    assert_eq!(gemm.run_grain(0, &a, packed.view(), &tiles, &none, &mut scratch), Err(GemmError::Grain(0)));
+    assert_eq!(gemm.run_grain(1, &a, packed.view(), &tiles, &none, &mut scratch), Err(GemmError::Grain(1)));
 }
 
 #[derive(Clone, Debug)]
@@ -370,10 +230,7 @@ impl Convolution {
     fn out(&self) -> Option<[usize; 2]> {
         let axis = |i: usize| {
             let extent = (self.kernel[i] - 1) * self.dilation[i] + 1;
-            Some(
-                (self.size[i] + self.pad[i] + self.after[i]).checked_sub(extent)? / self.stride[i]
-                    + 1,
-            )
+            Some((self.size[i] + self.pad[i] + self.after[i]).checked_sub(extent)? / self.stride[i] + 1)
         };
         Some([axis(0)?, axis(1)?])
     }
@@ -381,42 +238,21 @@ impl Convolution {
 
 fn convolutions() -> impl Strategy<Value = Convolution> {
     let pair = |r: std::ops::Range<usize>| [r.clone(), r];
-    (
-        1..3_usize,
-        pair(1..12),
-        (1..20_usize, 0..3_usize),
-        pair(1..6),
-        pair(1..4),
-        pair(1..4),
-        (pair(0..5), pair(0..5)),
-        1..40_usize,
-        any::<u64>(),
+    (1..3_usize, pair(1..12), (1..20_usize, 0..3_usize), pair(1..6), pair(1..4), pair(1..4), (pair(0..5), pair(0..5)), 1..40_usize, any::<u64>()).prop_map(
+        |(batch, size, (channels, extra), kernel, stride, dilation, (pad, after), filters, seed)| Convolution {
+            batch,
+            size,
+            channels,
+            extra,
+            kernel,
+            stride,
+            dilation,
+            pad,
+            after,
+            filters,
+            seed,
+        },
     )
-        .prop_map(
-            |(
-                batch,
-                size,
-                (channels, extra),
-                kernel,
-                stride,
-                dilation,
-                (pad, after),
-                filters,
-                seed,
-            )| Convolution {
-                batch,
-                size,
-                channels,
-                extra,
-                kernel,
-                stride,
-                dilation,
-                pad,
-                after,
-                filters,
-                seed,
-            },
-        )
 }
 
 proptest! {
