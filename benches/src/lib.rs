@@ -1,1 +1,2 @@
 //! Shared set-up of the criterion benchmarks.
+#![forbid(unsafe_code)]

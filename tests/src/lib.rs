@@ -1,1 +1,2 @@
-//! Helpers shared by the cross-crate tests.
+//! Tests that span crates live in `tests/` of this package; the library itself is empty.
+#![forbid(unsafe_code)]
