@@ -159,7 +159,7 @@ impl Gemm {
             loop {
                 let kc = kc_most.min(self.k - k0);
                 let (first, last) = (k0 == 0, k0 + kc == self.k);
-                a.copy(s, row0 + block, k0, kc, packed);
+                a.copy(s, row0 + block, k0, kc, packed, A_STRIDE, 0.0);
                 // Whichever block is small stays in the L1 cache, or both are near enough and C is written along its rows.
                 let panels = cols.div_ceil(S::NR);
                 let along_rows = kc * cols <= NEAR;

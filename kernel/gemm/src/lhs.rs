@@ -1,33 +1,32 @@
 //! The left operand: where the elements of A lie, and how a block of them is copied to the microkernel's form.
 //!
-//! A block is copied row by row, without transposition, to rows [`A_STRIDE`] apart. The copy costs one load and one store for a vector, small
+//! A block is copied row by row, without transposition, to rows a constant apart. The copy costs one load and one store for a vector, small
 //! against the at least four multiply-adds for each of its elements, and buys freedom in A's layout: strides of a power of two, windows of an
 //! image and tables of offsets all run through the same microkernel.
 
 use millstream_simd::{Simd, SimdF32};
 
 use crate::error::{GemmError, agree, require, span};
-use crate::micro::A_STRIDE;
 
 /// The left operand of a product, m × k.
 #[derive(Clone, Copy, Debug)]
-pub enum Lhs<'a> {
+pub enum Lhs<'a, T = f32> {
     /// Element (i, k) at `i * row_stride + k * col_stride`.
     Strided {
         /// The elements.
-        data: &'a [f32],
+        data: &'a [T],
         /// From one row to the next.
         row_stride: usize,
         /// From one column to the next.
         col_stride: usize,
     },
     /// Row i is the window of output pixel i of a convolution.
-    Window(Window<'a>),
+    Window(Window<'a, T>),
     /// Row i is made of `taps` runs of `channels` elements; run t starts at `offsets[i * taps + t]`. A run that does not fit in `data`
     /// is zeros, so that `usize::MAX` is padding.
     Gathered {
         /// The elements.
-        data: &'a [f32],
+        data: &'a [T],
         /// Where the runs start, row by row.
         offsets: &'a [usize],
         /// Runs of a row.
@@ -40,9 +39,9 @@ pub enum Lhs<'a> {
 /// The windows of a channels-last image `[batch, height, width, channels]`, as rows `[batch, out_height, out_width]` of columns
 /// `[kernel_height, kernel_width, channels]`. Pixels outside of the image are zeros.
 #[derive(Clone, Copy, Debug)]
-pub struct Window<'a> {
+pub struct Window<'a, T = f32> {
     /// The image's elements, from the first channel of the first pixel on.
-    pub data: &'a [f32],
+    pub data: &'a [T],
     /// Images.
     pub batch: usize,
     /// Height and width.
@@ -63,9 +62,9 @@ pub struct Window<'a> {
     pub out: [usize; 2],
 }
 
-impl<'a> Lhs<'a> {
+impl<'a, T: LhsElement> Lhs<'a, T> {
     /// A matrix whose rows are contiguous and `row_stride` apart.
-    pub fn row_major(data: &'a [f32], row_stride: usize) -> Self {
+    pub fn row_major(data: &'a [T], row_stride: usize) -> Self {
         Self::Strided { data, row_stride, col_stride: 1 }
     }
 
@@ -80,31 +79,32 @@ impl<'a> Lhs<'a> {
         }
     }
 
-    /// Copies rows `first_row..` and columns `k0..k0 + kc` to `dst`, a row each [`A_STRIDE`]; the length of `dst` tells how many rows.
+    /// Copies rows `first_row..` and columns `k0..k0 + kc` to `dst`, a row each `stride`; the length of `dst` tells how many rows. What
+    /// lies outside of an image becomes `pad`.
     #[inline(always)]
-    pub(crate) fn copy<S: Simd>(&self, s: S, first_row: usize, k0: usize, kc: usize, dst: &mut [f32]) {
-        let rows = dst.chunks_exact_mut(A_STRIDE).enumerate().map(|(i, row)| (first_row + i, &mut row[..kc]));
+    pub(crate) fn copy<S: Simd>(&self, s: S, first_row: usize, k0: usize, kc: usize, dst: &mut [T], stride: usize, pad: T) {
+        let count = dst.len() / stride;
+        let rows = dst.chunks_exact_mut(stride).enumerate().map(|(i, row)| (first_row + i, &mut row[..kc]));
         match *self {
             Self::Strided { data, row_stride, col_stride: 1 } => {
                 for (i, row) in rows {
-                    copy(s, &data[i * row_stride + k0..][..kc], row);
+                    T::copy(s, &data[i * row_stride + k0..][..kc], row);
                 }
             }
             Self::Strided { data, row_stride, col_stride } => {
                 // Blocks of columns, so that lines of a transposed A are used whole while they are in the cache.
                 const BLOCK: usize = 16;
-                let count = dst.len() / A_STRIDE;
                 for row0 in (0..count).step_by(BLOCK) {
                     for k in 0..kc {
                         for i in row0..count.min(row0 + BLOCK) {
-                            dst[i * A_STRIDE + k] = data[(first_row + i) * row_stride + (k0 + k) * col_stride];
+                            dst[i * stride + k] = data[(first_row + i) * row_stride + (k0 + k) * col_stride];
                         }
                     }
                 }
             }
             Self::Window(ref w) => {
                 for (i, row) in rows {
-                    w.copy_row(s, i, k0, row);
+                    w.copy_row(s, i, k0, row, pad);
                 }
             }
             Self::Gathered { data, offsets, taps, channels } => {
@@ -115,8 +115,8 @@ impl<'a> Lhs<'a> {
                         let run = &mut row[done..kc.min(done + channels - at)];
                         let start = offsets[i * taps + tap];
                         match start.checked_add(channels).and_then(|end| data.get(start..end)) {
-                            Some(from) => copy(s, &from[at..at + run.len()], run),
-                            None => run.fill(0.0),
+                            Some(from) => T::copy(s, &from[at..at + run.len()], run),
+                            None => run.fill(pad),
                         }
                         done += channels - at;
                     }
@@ -126,7 +126,7 @@ impl<'a> Lhs<'a> {
     }
 }
 
-impl Window<'_> {
+impl<T: LhsElement> Window<'_, T> {
     pub(crate) fn check(&self, m: usize, k: usize) -> Result<(), GemmError> {
         let product = |x: &[usize]| x.iter().try_fold(1_usize, |a, b| a.checked_mul(*b)).ok_or(GemmError::Overflow);
         agree("rows of A", m, product(&[self.batch, self.out[0], self.out[1]])?)?;
@@ -146,7 +146,7 @@ impl Window<'_> {
 
     /// Columns `k0..` of row `i`.
     #[inline(always)]
-    fn copy_row<S: Simd>(&self, s: S, i: usize, k0: usize, row: &mut [f32]) {
+    fn copy_row<S: Simd>(&self, s: S, i: usize, k0: usize, row: &mut [T], pad: T) {
         let [height, width] = self.size;
         let (image, pixel) = (i / (self.out[0] * self.out[1]), i % (self.out[0] * self.out[1]));
         let y0 = (pixel / self.out[1] * self.stride[0]).wrapping_sub(self.pad[0]);
@@ -161,7 +161,7 @@ impl Window<'_> {
             done += run;
             let y = y0.wrapping_add(ky * self.dilation[0]);
             if y >= height {
-                to.fill(0.0);
+                to.fill(pad);
                 continue;
             }
             let from = &self.data[(image * height + y) * width * self.pixel_stride..];
@@ -172,12 +172,12 @@ impl Window<'_> {
                 let right = (width + before).saturating_sub(after);
                 let right = right.min(self.kernel[1]).max(left);
                 let (a, b) = ((left * self.channels).clamp(at, at + run), (right * self.channels).clamp(at, at + run));
-                to[..a - at].fill(0.0);
+                to[..a - at].fill(pad);
                 if b > a {
                     let start = x0.wrapping_mul(self.channels).wrapping_add(a);
-                    copy(s, &from[start..start + (b - a)], &mut to[a - at..b - at]);
+                    T::copy(s, &from[start..start + (b - a)], &mut to[a - at..b - at]);
                 }
-                to[b - at..].fill(0.0);
+                to[b - at..].fill(pad);
                 continue;
             }
             let mut e = at;
@@ -187,9 +187,9 @@ impl Window<'_> {
                 let to = &mut to[e - at..e - at + n];
                 let x = x0.wrapping_add(kx * self.dilation[1]);
                 if x < width {
-                    copy(s, &from[x * self.pixel_stride + c..][..n], to);
+                    T::copy(s, &from[x * self.pixel_stride + c..][..n], to);
                 } else {
-                    to.fill(0.0);
+                    to.fill(pad);
                 }
                 e += n;
             }
@@ -197,13 +197,44 @@ impl Window<'_> {
     }
 }
 
-/// Copies by vectors: the runs are often too short for a call of memcpy to pay.
-#[inline(always)]
-fn copy<S: Simd>(s: S, src: &[f32], dst: &mut [f32]) {
-    let mut from = src.chunks_exact(S::F32::LANES);
-    let mut to = dst.chunks_exact_mut(S::F32::LANES);
-    for (x, y) in (&mut from).zip(&mut to) {
-        S::F32::load(s, x).store(y);
+/// What a left operand is made of: f32 for [`crate::Gemm`], u8 and i8 for [`crate::QuantisedGemm`].
+pub trait LhsElement: Copy + sealed::Sealed + 'static {
+    /// `dst = src`, of equal length.
+    #[doc(hidden)]
+    fn copy<S: Simd>(s: S, src: &[Self], dst: &mut [Self]);
+}
+
+mod sealed {
+    /// Closes the set of element types.
+    pub trait Sealed {}
+    impl Sealed for f32 {}
+    impl Sealed for u8 {}
+    impl Sealed for i8 {}
+}
+
+impl LhsElement for f32 {
+    /// Copies by vectors: the runs are often too short for a call of memcpy to pay.
+    #[inline(always)]
+    fn copy<S: Simd>(s: S, src: &[f32], dst: &mut [f32]) {
+        let mut from = src.chunks_exact(S::F32::LANES);
+        let mut to = dst.chunks_exact_mut(S::F32::LANES);
+        for (x, y) in (&mut from).zip(&mut to) {
+            S::F32::load(s, x).store(y);
+        }
+        S::F32::load_partial(s, from.remainder()).store_partial(to.into_remainder());
     }
-    S::F32::load_partial(s, from.remainder()).store_partial(to.into_remainder());
+}
+
+impl LhsElement for u8 {
+    #[inline(always)]
+    fn copy<S: Simd>(_: S, src: &[u8], dst: &mut [u8]) {
+        dst.copy_from_slice(src);
+    }
+}
+
+impl LhsElement for i8 {
+    #[inline(always)]
+    fn copy<S: Simd>(_: S, src: &[i8], dst: &mut [i8]) {
+        dst.copy_from_slice(src);
+    }
 }

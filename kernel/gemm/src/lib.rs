@@ -4,6 +4,8 @@
 //! windows of a channels-last image, so that a convolution is this same product without an im2col ([`Lhs`]). A [`Gemm`] cuts the product into
 //! grains, which a thread pool (or a loop) runs in any order; nothing here allocates while it runs.
 //!
+//! [`Depthwise`] convolves each channel alone; [`QuantisedGemm`] multiplies bytes exactly, with zero points. Both are cut in the same way.
+//!
 //! ```
 //! use millstream_gemm::{Epilogue, Gemm, Lhs, PackedB, Rhs};
 //! use millstream_simd::Level;
@@ -38,6 +40,8 @@ mod error;
 mod job;
 mod lhs;
 mod micro;
+mod quantised;
+mod quantised_rhs;
 mod rhs;
 
 pub use activation::Activation;
@@ -45,5 +49,7 @@ pub use depthwise::Depthwise;
 pub use epilogue::{Epilogue, Residual};
 pub use error::GemmError;
 pub use job::Gemm;
-pub use lhs::{Lhs, Window};
+pub use lhs::{Lhs, LhsElement, Window};
+pub use quantised::{QuantisedElement, QuantisedGemm, ZeroPoint, ZeroPoints};
+pub use quantised_rhs::{PackedQuantised, QuantisedRef, quantised_packed_len};
 pub use rhs::{PackedB, PackedRef, Rhs, pack_into, pack_panels, packed_len, panels};
