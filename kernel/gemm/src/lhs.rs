@@ -83,6 +83,9 @@ impl<'a, T: LhsElement> Lhs<'a, T> {
     /// lies outside of an image becomes `pad`.
     #[inline(always)]
     pub(crate) fn copy<S: Simd>(&self, s: S, first_row: usize, k0: usize, kc: usize, dst: &mut [T], stride: usize, pad: T) {
+        if kc == 0 {
+            return;
+        }
         let count = dst.len() / stride;
         let rows = dst.chunks_exact_mut(stride).enumerate().map(|(i, row)| (first_row + i, &mut row[..kc]));
         match *self {

@@ -38,7 +38,7 @@ operators! {
     /// Sliding windows and weights.
     conv { conv, fused_conv; depthwise, direct, fast, geometry, oracle, reorder, weights }
     /// Products of matrices.
-    matmul { ; activation, number, product }
+    matmul { mat_mul, fused_mat_mul, gemm; activation, batched, direct, number, oracle, product }
     /// Windows and planes reduced to one element.
     pool { max_pool; window }
     /// Shapes as values, and values under another shape.
