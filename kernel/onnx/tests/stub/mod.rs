@@ -1,4 +1,5 @@
 //! A registry that learns whatever operator a model names, for tests of the reader alone.
+#![allow(dead_code, reason = "each test uses its part")]
 
 use millstream_graph::{Arity, BuildCx, BuildError, EvalCx, EvalError, Fact, InferCx, InferError, Op, OpDef, Registry};
 use millstream_onnx::{LoadError, LoadOptions, Model, Reason, load};
