@@ -40,7 +40,8 @@ impl Session {
         let io = |error| Error::Io { path: path.into(), error };
         let source: Arc<dyn WeightSource> = Arc::new(MappedFile::open(path).map_err(io)?);
         let files = Files::beside(path).map_err(io)?;
-        let options = LoadOptions { limits: self.limits, external: Some(&files) };
+        let external = |location: &str| files.open(location).map_err(Box::<dyn std::error::Error + Send + Sync>::from);
+        let options = LoadOptions { limits: self.limits, external: Some(&external) };
         let load = |error| Error::Load { path: path.into(), error };
         self.compile(millstream_onnx::load(source, &self.registry, &options).map_err(load)?.graph)
     }

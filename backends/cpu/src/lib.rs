@@ -3,13 +3,16 @@
 //! - [`Pool`] runs a step's grains; a run enters it once, and a run that finds it taken runs alone on its caller's thread.
 //! - [`CpuBackend`] lowers graphs for a [`Level`] and a pool.
 //! - [`level`] reads `MILLSTREAM_LEVEL`, the one environment variable of this crate.
+//! - [`MappedFile`] maps weights, [`Files`] opens what a model refers to in its folder.
 //! - [`StdClock`] times steps.
 
 mod backend;
 mod clock;
+mod files;
 mod pool;
 
 pub use backend::{CpuBackend, level};
 pub use clock::StdClock;
+pub use files::{FileError, Files, MappedFile};
 pub use millstream_simd::Level;
 pub use pool::Pool;
