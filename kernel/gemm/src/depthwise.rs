@@ -3,8 +3,10 @@
 //! ```text
 //! out[p, c] = activation(bias[c] + sum over taps t inside of the image of weights[t, c] image[pixel(p, t), c])
 //! ```
-//! Channels are the vector's lanes. Pixels whose windows don't cross the left or right edge are computed [`PIXELS`] at a time, so that a weight is
+//! Channels are the vector's lanes. Pixels whose windows don't cross the left or right edge are computed up to eight at a time, so that a weight is
 //! loaded once for all of them; the others one by one over the taps that exist. The chain of a pixel is the same either way.
+
+use core::ptr;
 
 use millstream_simd::{Level, Simd, SimdF32, dispatch};
 use millstream_tensor::tile::{MAX_TILES, TileMut, Tiles};
@@ -12,8 +14,6 @@ use millstream_tensor::tile::{MAX_TILES, TileMut, Tiles};
 use crate::error::{GemmError, agree, require};
 use crate::{Activation, Window};
 
-/// Output pixels that share a load of the weights.
-const PIXELS: usize = 8;
 /// Multiply-adds that a grain aims at.
 const GRAIN_WORK: usize = 1 << 20;
 
@@ -130,13 +130,16 @@ impl Line<'_> {
         while x < width {
             let xs = inside(self.image, 1, x);
             // Taps enter and leave the image in order, so if the outer pixels of a block have all of theirs, so have those between.
-            let whole = x + PIXELS <= width && xs == all && inside(self.image, 1, x + PIXELS - 1) == all;
-            let done = if whole {
-                self.pixels::<S, PIXELS>(s, line, ys, x, xs, tile, row + x);
-                PIXELS
+            let whole = |n: usize| x + n <= width && xs == all && inside(self.image, 1, x + n - 1) == all;
+            let block = Block { line, ys, x, xs, row: row + x };
+            let done = if whole(8) {
+                self.pixels::<S, 8>(s, block, tile)
+            } else if whole(4) {
+                self.pixels::<S, 4>(s, block, tile)
+            } else if whole(2) {
+                self.pixels::<S, 2>(s, block, tile)
             } else {
-                self.pixels::<S, 1>(s, line, ys, x, xs, tile, row + x);
-                1
+                self.pixels::<S, 1>(s, block, tile)
             };
             if self.activation.clamp().is_none() {
                 for p in 0..done {
@@ -147,46 +150,119 @@ impl Line<'_> {
         }
     }
 
-    /// `P` pixels from output column `x` on, over taps `ys` × `xs`, which lie inside of the image for all of them.
+    /// `P` pixels, whose number it returns.
     #[inline(always)]
-    fn pixels<S: Simd, const P: usize>(&self, s: S, line: usize, ys: (usize, usize), x: usize, xs: (usize, usize), tile: &mut TileMut<'_, f32>, row: usize) {
+    fn pixels<S: Simd, const P: usize>(&self, s: S, at: Block, tile: &mut TileMut<'_, f32>) -> usize {
         let image = self.image;
-        let (channels, stride) = (image.channels, image.pixel_stride);
-        let [height, width] = image.size;
-        let (batch, y) = (line / image.out[0], line % image.out[0]);
-        let (lo, hi) = self.activation.clamp().unwrap_or((f32::NEG_INFINITY, f32::INFINITY));
-        let (lo, hi) = (S::F32::splat(s, lo), S::F32::splat(s, hi));
-        let next = image.stride[1] * stride;
-        for c in (0..channels).step_by(S::F32::LANES) {
-            let n = S::F32::LANES.min(channels - c);
-            let start = self.bias.map_or(S::F32::splat(s, 0.0), |b| S::F32::load_partial(s, &b[c..c + n]));
-            let mut acc = [start; P];
-            for ky in ys.0..ys.1 {
-                let iy = y * image.stride[0] + ky * image.dilation[0] - image.pad[0];
-                let from = (batch * height + iy) * width;
-                for kx in xs.0..xs.1 {
-                    let ix = x * image.stride[1] + kx * image.dilation[1] - image.pad[1];
-                    let weight = &self.weights[(ky * image.kernel[1] + kx) * channels + c..][..n];
-                    // The span of the block's pixels, checked once for all of them.
-                    let pixels = &image.data[(from + ix) * stride + c..][..(P - 1) * next + n];
-                    if n == S::F32::LANES {
-                        let w = S::F32::load(s, weight);
-                        for (p, acc) in acc.iter_mut().enumerate() {
-                            // SAFETY: p <= P - 1, so that n = LANES elements follow inside of `pixels`.
-                            let v = unsafe { S::F32::load_ptr(s, pixels.as_ptr().add(p * next)) };
-                            *acc = v.mul_add(w, *acc);
-                        }
-                    } else {
-                        let w = S::F32::load_partial(s, weight);
-                        for (p, acc) in acc.iter_mut().enumerate() {
-                            *acc = S::F32::load_partial(s, &pixels[p * next..][..n]).mul_add(w, *acc);
-                        }
-                    }
+        let channels = image.channels;
+        let lanes = S::F32::LANES;
+        let (batch, y) = (at.line / image.out[0], at.line % image.out[0]);
+        let taps = (at.ys.1 - at.ys.0, at.xs.1 - at.xs.0);
+        let mut call = Call {
+            input: ptr::null(),
+            weights: ptr::null(),
+            bias: self.bias.map_or(ptr::null(), <[f32]>::as_ptr),
+            out: ptr::null_mut(),
+            taps,
+            down: image.size[1] * image.pixel_stride * image.dilation[0],
+            right: image.pixel_stride * image.dilation[1],
+            next: image.pixel_stride * image.stride[1],
+            weights_down: image.kernel[1] * channels,
+            weights_right: channels,
+            out_next: tile.row_stride(),
+            clamp: self.activation.clamp().unwrap_or((f32::NEG_INFINITY, f32::INFINITY)),
+        };
+        if taps.0 > 0 && taps.1 > 0 {
+            let iy = y * image.stride[0] + at.ys.0 * image.dilation[0] - image.pad[0];
+            let ix = at.x * image.stride[1] + at.xs.0 * image.dilation[1] - image.pad[1];
+            let first = ((batch * image.size[0] + iy) * image.size[1] + ix) * image.pixel_stride;
+            // From the first tap of the first pixel to the last of the last: everything that is read lies between.
+            let reach = (taps.0 - 1) * call.down + (taps.1 - 1) * call.right + (P - 1) * call.next + channels;
+            call.input = image.data[first..first + reach].as_ptr();
+            let first = (at.ys.0 * image.kernel[1] + at.xs.0) * channels;
+            let reach = (taps.0 - 1) * call.weights_down + (taps.1 - 1) * call.weights_right + channels;
+            call.weights = self.weights[first..first + reach].as_ptr();
+        } else {
+            call.taps = (0, 0);
+        }
+        if at.row + P > tile.rows() || channels > tile.cols() {
+            return P;
+        }
+        // SAFETY: rows at.row .. at.row + P of the tile exist, each of at least `channels` elements.
+        call.out = unsafe { tile.as_mut_ptr().add(at.row * tile.row_stride()) };
+        for c in (0..channels).step_by(lanes) {
+            // SAFETY: the spans of input and weights were sliced above, the bias was checked by `run_grain`, and the tile is ours.
+            unsafe {
+                if c + lanes <= channels {
+                    call.channels::<S, P, true>(s, c, lanes);
+                } else {
+                    call.channels::<S, P, false>(s, c, channels - c);
                 }
             }
-            for (p, acc) in acc.into_iter().enumerate() {
-                hi.min(lo.max(acc)).store_partial(&mut tile.row(row + p)[c..c + n]);
+        }
+        P
+    }
+}
+
+/// Where a block of pixels stands.
+#[derive(Clone, Copy)]
+struct Block {
+    /// The line of the output.
+    line: usize,
+    /// The taps inside of the image.
+    ys: (usize, usize),
+    xs: (usize, usize),
+    /// The first pixel's column of the output.
+    x: usize,
+    /// Its row of the tile.
+    row: usize,
+}
+
+/// The pointers and steps, in elements, of a block of pixels.
+struct Call {
+    input: *const f32,
+    weights: *const f32,
+    bias: *const f32,
+    out: *mut f32,
+    taps: (usize, usize),
+    down: usize,
+    right: usize,
+    next: usize,
+    weights_down: usize,
+    weights_right: usize,
+    out_next: usize,
+    clamp: (f32, f32),
+}
+
+impl Call {
+    /// Channels `c .. c + n` of `P` pixels; `FULL` if `n` is a whole vector.
+    ///
+    /// # Safety
+    /// Input, weights and output are valid for these channels at every tap and pixel; so is the bias unless it is null.
+    #[inline(always)]
+    unsafe fn channels<S: Simd, const P: usize, const FULL: bool>(&self, s: S, c: usize, n: usize) {
+        // SAFETY: the caller's promise: n elements at each place.
+        let load = |p: *const f32| unsafe { if FULL { S::F32::load_ptr(s, p) } else { S::F32::load_ptr_partial(s, p, n) } };
+        let start = if self.bias.is_null() { S::F32::splat(s, 0.0) } else { load(self.bias.wrapping_add(c)) };
+        let mut acc = [start; P];
+        for ky in 0..self.taps.0 {
+            let mut input = self.input.wrapping_add(ky * self.down + c);
+            let mut weights = self.weights.wrapping_add(ky * self.weights_down + c);
+            for _ in 0..self.taps.1 {
+                let w = load(weights);
+                for (p, acc) in acc.iter_mut().enumerate() {
+                    *acc = load(input.wrapping_add(p * self.next)).mul_add(w, *acc);
+                }
+                input = input.wrapping_add(self.right);
+                weights = weights.wrapping_add(self.weights_right);
             }
+        }
+        let (lo, hi) = (S::F32::splat(s, self.clamp.0), S::F32::splat(s, self.clamp.1));
+        for (p, acc) in acc.into_iter().enumerate() {
+            let out = self.out.wrapping_add(p * self.out_next + c);
+            let x = hi.min(lo.max(acc));
+            // SAFETY: the caller's promise.
+            unsafe { if FULL { x.store_ptr(out) } else { x.store_ptr_partial(out, n) } };
         }
     }
 }
