@@ -44,7 +44,12 @@ operators! {
     /// Shapes as values, and values under another shape.
     shape { shape_of, size, constant, constant_of_shape, range, reshape, flatten, squeeze, unsqueeze; relabel }
     /// Elements that move without changing.
-    movement { identity, transpose, concat, split, slice, gather, expand, pad; strided, flat, index, pick }
+    movement {
+        identity, transpose, concat, split, slice, gather, expand, pad, tile, depth_to_space, space_to_depth, gather_elements, gather_nd,
+        scatter_elements, scatter_old, scatter_nd, trilu, reverse_sequence; strided, flat, index, pick, scatter, typed
+    }
+    /// Elements that are looked for, counted and summed up.
+    select { one_hot, top_k, cum_sum, non_zero, compress, unique, non_max_suppression }
     /// Subgraphs.
     control { if_ }
     /// Layers that carry a state from step to step.
