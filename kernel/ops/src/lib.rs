@@ -40,7 +40,7 @@ operators! {
     /// Products of matrices.
     matmul { mat_mul, fused_mat_mul, gemm; activation, batched, direct, number, oracle, product }
     /// Windows and planes reduced to one element.
-    pool { max_pool; window }
+    pool { max_pool, average_pool, lp_pool, global_average_pool, global_max_pool, global_lp_pool; global, window }
     /// Shapes as values, and values under another shape.
     shape { shape_of, size, constant, constant_of_shape, range, reshape, flatten, squeeze, unsqueeze; relabel }
     /// Elements that move without changing.

@@ -4,7 +4,11 @@
 //! f32 runs channels-last as a product of matrices (rows are output pixels, columns output channels), or depthwise; other
 //! floats run as obvious loops. The fused form adds a residual of the output's shape, then applies an activation.
 
-use super::{direct, fast, geometry::{Sliding, positive}, weights::{PackedWeights, WeightDims}};
+use super::{
+    direct, fast,
+    geometry::{Sliding, positive},
+    weights::{PackedWeights, WeightDims},
+};
 use crate::matmul::activation::suffix;
 use alloc::{boxed::Box, string::String, sync::Arc, vec, vec::Vec};
 use millstream_gemm::Activation;
@@ -231,7 +235,9 @@ mod tests {
                 let plain = || case(&[1, 4, 6, 5], &[6, 2, 3, 2]).int("group", 2).ints("pads", &[1, 1, 0, 1]).input(random(&[6], 3));
                 let c = plain();
                 let narrow = Case { inputs: (0..3).map(|i| Some(round(c.tensor(i)).into())).collect(), ..plain() };
-                let want = |_: &Case| vec![round(&reference(&case(&[1, 4, 6, 5], &[6, 2, 3, 2]).int("group", 2).ints("pads", &[1, 1, 0, 1]).input(random(&[6], 3)))[0])];
+                let want = |_: &Case| {
+                    vec![round(&reference(&case(&[1, 4, 6, 5], &[6, 2, 3, 2]).int("group", 2).ints("pads", &[1, 1, 0, 1]).input(random(&[6], 3)))[0])]
+                };
                 crate::testing::check(&DEF, want, Tolerance { rel: $rel, abs: $rel }, &narrow);
             }};
         }
@@ -242,7 +248,9 @@ mod tests {
 
     #[test]
     fn contradictions_are_errors() {
-        let op = DEF.instantiate(22, BuildCx { version: 22, attributes: &case(&[1], &[1]).int("group", 2).attributes, inputs: 2, outputs: 1, subgraphs: &[] }).unwrap();
+        let op = DEF
+            .instantiate(22, BuildCx { version: 22, attributes: &case(&[1], &[1]).int("group", 2).attributes, inputs: 2, outputs: 1, subgraphs: &[] })
+            .unwrap();
         let infer = |x: &[usize], w: &[usize]| {
             let (x, w) = (Fact::concrete(DType::F32, x), Fact::concrete(DType::F32, w));
             op.infer(&InferCx { path: "", inputs: &[Some(&x), Some(&w)], outputs: 1 })

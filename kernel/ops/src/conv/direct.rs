@@ -1,6 +1,10 @@
 //! Convolution as loops over taps and channels, for element types without a product of their own. Row-major.
 
-use super::{conv::Conv, geometry::{position, visit}, weights::WeightDims};
+use super::{
+    conv::Conv,
+    geometry::{position, visit},
+    weights::WeightDims,
+};
 use crate::{grains, matmul::number::Number};
 use millstream_graph::{EvalCx, EvalError};
 use millstream_tensor::tile::Tiles;

@@ -10,10 +10,20 @@
 //! A row-major image or output is reordered by the step itself. Whatever the way, an element is one chain of multiply-adds
 //! over (tap, channel) in ascending order.
 
-use super::{conv::Conv, depthwise, geometry::{Axes, Axis, position, visit}, reorder::transpose, weights::{self, PackedWeights, WeightDims}};
-use crate::{carve::{carve, carved}, matmul::product, pool::window::is_channels_last};
+use super::{
+    conv::Conv,
+    depthwise,
+    geometry::{Axes, Axis, position, visit},
+    reorder::transpose,
+    weights::{self, PackedWeights, WeightDims},
+};
+use crate::{
+    carve::{carve, carved},
+    matmul::product,
+    pool::window::is_channels_last,
+};
 use alloc::{format, string::String};
-use millstream_gemm::{Epilogue, Gemm, Lhs, PackedRef, Residual, Window, pack_into, packed_len};
+use millstream_gemm::{Activation, Depthwise, Epilogue, Gemm, Lhs, PackedRef, Residual, Window, pack_into, packed_len};
 use millstream_graph::{EvalCx, EvalError, Scratch, Spec, StepCx};
 use millstream_simd::Level;
 
@@ -138,28 +148,31 @@ impl Step {
         format!("conv{taps}-{kind}{}", if self.reorder_in { "-nchw" } else { "" })
     }
 
+    /// The step's windows, for at most two spatial axes, and for channels from the start of `data` on.
+    fn window<'a>(&self, data: &'a [f32], channels: usize) -> Window<'a> {
+        let at = |i: usize| (self.axes.len() + i).checked_sub(2).map_or(Axis::UNIT, |i| self.axes[i]);
+        let axes = [at(0), at(1)];
+        Window {
+            data,
+            batch: self.images,
+            size: axes.map(|a| a.input),
+            channels,
+            pixel_stride: self.channels(),
+            kernel: axes.map(|a| a.kernel),
+            stride: axes.map(|a| a.stride),
+            dilation: axes.map(|a| a.dilation),
+            pad: axes.map(|a| a.pad_begin),
+            out: axes.map(|a| a.output),
+        }
+    }
+
     /// The step's left operand for channels from `first` on.
     fn lhs<'a>(&self, x: &'a [f32], first: usize, offsets: &'a [usize]) -> Lhs<'a> {
         let data = x.get(first..).unwrap_or_default();
         let (pixel_stride, channels) = (self.channels(), self.weights.channels);
         match self.kind {
             Kind::Gathered => Lhs::Gathered { data, offsets, taps: self.weights.taps, channels },
-            Kind::Window => {
-                let at = |i: usize| self.axes.len().checked_sub(2 - i).map_or(Axis::UNIT, |i| self.axes[i]);
-                let axes = [at(0), at(1)];
-                Lhs::Window(Window {
-                    data,
-                    batch: self.images,
-                    size: axes.map(|a| a.input),
-                    channels,
-                    pixel_stride,
-                    kernel: axes.map(|a| a.kernel),
-                    stride: axes.map(|a| a.stride),
-                    dilation: axes.map(|a| a.dilation),
-                    pad: axes.map(|a| a.pad_begin),
-                    out: axes.map(|a| a.output),
-                })
-            }
+            Kind::Window => Lhs::Window(self.window(data, channels)),
             _ => Lhs::row_major(data, pixel_stride),
         }
     }
@@ -226,8 +239,12 @@ pub(crate) fn run(conv: &Conv, cx: &mut EvalCx<'_>) -> Result<(), EvalError> {
                 &*packing
             }
         };
-        let step = depthwise::Depthwise { axes: &step.axes, channels: step.channels(), weights, bias, residual, activation: conv.activation };
-        depthwise::run(cx, step, x, target)?;
+        if residual.is_none() && step.axes.len() <= 2 {
+            depthwise_planes(cx, &step, x, weights, bias, conv.activation, target)?;
+        } else {
+            let step = depthwise::Depthwise { axes: &step.axes, channels: step.channels(), weights, bias, residual, activation: conv.activation };
+            depthwise::run(cx, step, x, target)?;
+        }
     } else {
         groups(conv, cx, &step, x, offsets, packed, packing, bias, residual, target)?;
     }
@@ -236,6 +253,22 @@ pub(crate) fn run(conv: &Conv, cx: &mut EvalCx<'_>) -> Result<(), EvalError> {
         transpose(cx, output, y, step.images, step.pixels_out(), step.outputs())?;
     }
     Ok(())
+}
+
+/// A depthwise step of one or two spatial axes.
+fn depthwise_planes(
+    cx: &EvalCx<'_>,
+    step: &Step,
+    x: &[f32],
+    weights: &[f32],
+    bias: Option<&[f32]>,
+    activation: Activation,
+    y: &mut [f32],
+) -> Result<(), EvalError> {
+    let image = step.window(x, step.channels());
+    let job = Depthwise::new(step.level, step.images, image.out, step.channels(), step.weights.taps);
+    let tiles = job.tiles(y, step.channels()).map_err(product::refused)?;
+    cx.parallel(job.grains(), |grain, _| job.run_grain(grain, &image, weights, bias, activation, &tiles).ok())
 }
 
 fn plain_weights<'a>(cx: &EvalCx<'a>) -> Result<&'a [f32], EvalError> {

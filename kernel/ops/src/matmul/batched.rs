@@ -201,11 +201,7 @@ impl Stack {
     pub(crate) fn scratch(&self, level: Level, packed: bool) -> Scratch {
         let packing = if packed { 0 } else { carved::<f32>(packed_len(level, self.k, self.n)) };
         let grain = product::grain_scratch(&self.gemm(level));
-        if self.grains_are_matrices() {
-            Scratch { shared: 0, per_worker: grain + packing }
-        } else {
-            Scratch { shared: packing, per_worker: grain }
-        }
+        if self.grains_are_matrices() { Scratch { shared: 0, per_worker: grain + packing } } else { Scratch { shared: packing, per_worker: grain } }
     }
 
     /// The name of the way the stack runs.
@@ -224,15 +220,7 @@ impl Stack {
 
     /// Runs the stack. `epilogue`'s residual lies as the output does ([`Stack::row_stride`]) where there is
     /// more than one product.
-    pub(crate) fn run(
-        &self,
-        cx: &EvalCx<'_>,
-        scratch: &mut [u8],
-        a: &[f32],
-        b: Right<'_>,
-        y: &mut [f32],
-        epilogue: &Epilogue<'_>,
-    ) -> Result<(), EvalError> {
+    pub(crate) fn run(&self, cx: &EvalCx<'_>, scratch: &mut [u8], a: &[f32], b: Right<'_>, y: &mut [f32], epilogue: &Epilogue<'_>) -> Result<(), EvalError> {
         if self.m == 0 || self.n == 0 || self.count() == 0 {
             return Ok(());
         }

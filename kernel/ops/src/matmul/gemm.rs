@@ -8,9 +8,7 @@ use super::{
 use crate::carve::{carve, carved};
 use alloc::{boxed::Box, string::String, sync::Arc, vec, vec::Vec};
 use millstream_gemm::{Activation, Epilogue, Residual};
-use millstream_graph::{
-    Arity, BuildCx, Cost, Dim, EvalCx, EvalError, Fact, InferCx, InferError, Op, OpDef, Packed, Permutation, PrepackCx, Scratch, StepCx,
-};
+use millstream_graph::{Arity, BuildCx, Cost, Dim, EvalCx, EvalError, Fact, InferCx, InferError, Op, OpDef, Packed, Permutation, PrepackCx, Scratch, StepCx};
 use millstream_tensor::{DType, Element, Layout, Order, TensorError, TensorView, View, bf16, f16};
 
 /// The operator's schema.

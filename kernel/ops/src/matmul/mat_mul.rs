@@ -11,9 +11,7 @@ use super::{
 };
 use alloc::{boxed::Box, string::String, sync::Arc, vec, vec::Vec};
 use millstream_gemm::{Activation, Epilogue, Residual};
-use millstream_graph::{
-    Arity, BuildCx, Cost, Dim, EvalCx, EvalError, Fact, InferCx, InferError, Op, OpDef, Packed, Permutation, PrepackCx, Scratch, StepCx,
-};
+use millstream_graph::{Arity, BuildCx, Cost, Dim, EvalCx, EvalError, Fact, InferCx, InferError, Op, OpDef, Packed, Permutation, PrepackCx, Scratch, StepCx};
 use millstream_tensor::{DType, Layout, Order, TensorError, TensorView, bf16, f16};
 
 /// The operator's schema.
@@ -148,7 +146,11 @@ impl MatMul {
             true => {
                 let r = cx.input::<f32>(3)?;
                 let same = r.layout().same_memory(&y_layout);
-                Some(Residual { data: same.then(|| r.data()).ok_or(EvalError::Invalid("the residual is not laid out as the output"))?, row_stride: stack.row_stride(), beta: 1.0 })
+                Some(Residual {
+                    data: same.then(|| r.data()).ok_or(EvalError::Invalid("the residual is not laid out as the output"))?,
+                    row_stride: stack.row_stride(),
+                    beta: 1.0,
+                })
             }
             false => None,
         };

@@ -5,14 +5,12 @@
 
 use super::window::{Fold, Pool, VectorFold, permute, run, run_f32};
 use crate::{
-    conv::geometry::{Sliding, positive, position, visit},
+    conv::geometry::{Sliding, position, positive, visit},
     grains,
     matmul::number::{Number, Wrap},
 };
 use alloc::{boxed::Box, string::String, vec, vec::Vec};
-use millstream_graph::{
-    Arity, BuildCx, BuildError, Cost, Dim, EvalCx, EvalError, Fact, InferCx, InferError, Op, OpDef, Permutation, StepCx,
-};
+use millstream_graph::{Arity, BuildCx, BuildError, Cost, Dim, EvalCx, EvalError, Fact, InferCx, InferError, Op, OpDef, Permutation, StepCx};
 use millstream_simd::{Simd, SimdF32};
 use millstream_tensor::{DType, Order, bf16, f16, tile::Tiles};
 

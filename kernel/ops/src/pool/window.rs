@@ -68,11 +68,7 @@ pub(crate) fn is_channels_last(layout: &Layout) -> bool {
 /// Folds f32, in either layout.
 pub(crate) fn run_f32<F: VectorFold>(cx: &mut EvalCx<'_>, pool: &Pool, fold: F) -> Result<(), EvalError> {
     let (x, y) = (cx.input::<f32>(0)?, cx.output::<f32>(0)?);
-    if is_channels_last(x.layout()) && is_channels_last(y.layout()) {
-        channels_last(cx, pool, x, y, fold)
-    } else {
-        row_major(cx, pool, x, y, fold)
-    }
+    if is_channels_last(x.layout()) && is_channels_last(y.layout()) { channels_last(cx, pool, x, y, fold) } else { row_major(cx, pool, x, y, fold) }
 }
 
 /// Folds elements of any type, row-major.
