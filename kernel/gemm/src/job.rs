@@ -111,7 +111,14 @@ impl Gemm {
         let index = if down == 0 { grain } else { grain % down * across + grain / down };
         let tile = tiles.claim(index).ok_or(GemmError::Grain(grain))?;
         let (row, col) = tile.origin();
-        if row + tile.rows() > self.m || col + tile.cols() > self.n || tile.rows() > self.rows || tile.cols() > self.cols {
+        // Tiles of another job with as many grains would stand elsewhere.
+        if row % self.rows != 0
+            || col % self.cols != 0
+            || row + tile.rows() > self.m
+            || col + tile.cols() > self.n
+            || tile.rows() > self.rows
+            || tile.cols() > self.cols
+        {
             return Err(GemmError::Grain(grain));
         }
         dispatch!(self.level, s => {

@@ -167,7 +167,7 @@ impl QuantisedGemm {
         let index = if down == 0 { grain } else { grain % down * across + grain / down };
         let tile = tiles.claim(index).ok_or(GemmError::Grain(grain))?;
         let (row, col) = tile.origin();
-        if row + tile.rows() > self.m || col + tile.cols() > self.n || col % NR != 0 {
+        if row % self.rows != 0 || col % self.cols != 0 || row + tile.rows() > self.m || col + tile.cols() > self.n {
             return Err(GemmError::Grain(grain));
         }
         dispatch!(self.level, s => self.run_tile(s, kernel(self.level), a, b, zeros, tile, scratch));
