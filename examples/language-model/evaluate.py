@@ -46,6 +46,13 @@ def main():
     print(f"{total} files of {packages} packages: accuracy {np.trace(confusion) / total:.2%}")
     print(f"macro-averaged accuracy over {len(recalls)} languages: {np.mean(recalls):.2%}")
 
+    origin = data.packages[data.rows]
+    by_package = []
+    for index in range(len(labels)):
+        shares = [np.mean(answers[(truth == index) & (origin == p)] == index) for p in set(origin[truth == index])]
+        by_package += [np.mean(shares)] if shares else []
+    print(f"the same with each package counting once in its language: {np.mean(by_package):.2%}")
+
     for index in range(len(labels)):
         wrong = np.flatnonzero((truth == index) & (answers != index))[: arguments.errors]
         for i in wrong:
