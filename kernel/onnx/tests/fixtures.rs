@@ -15,7 +15,7 @@ macro_rules! fixture {
 }
 
 fn open(bytes: &'static [u8], options: &LoadOptions<'_>) -> Result<Model, LoadError> {
-    stub::load_learning(Arc::new(bytes), options)
+    stub::load_learning(Arc::new(bytes), options).map(|(model, _)| model)
 }
 
 fn model(bytes: &'static [u8]) -> Model {

@@ -3,7 +3,7 @@
 
 mod stub;
 
-use millstream_onnx::LoadOptions;
+use millstream_onnx::{LoadOptions, load};
 use std::{path::PathBuf, sync::Arc, time::Instant};
 
 fn models(dir: PathBuf, found: &mut Vec<PathBuf>) {
@@ -28,9 +28,14 @@ fn every_model_parses() {
     let mut failures = 0;
     for path in paths {
         let bytes = Arc::new(std::fs::read(&path).unwrap());
-        let (size, start) = (bytes.len(), Instant::now());
-        match stub::load_learning(bytes, &LoadOptions::default()) {
-            Ok(m) => println!("{path:?}: {size} bytes, {} nodes, opsets {:?}, {} to {} values, {:?}", m.graph.nodes().count(), m.opsets, m.inputs.len(), m.outputs.len(), start.elapsed()),
+        let (size, options) = (bytes.len(), LoadOptions::default());
+        match stub::load_learning(bytes.clone(), &options) {
+            Ok((m, registry)) => {
+                let start = Instant::now();
+                let again = load(bytes, &registry, &options).unwrap();
+                let (took, nodes) = (start.elapsed(), again.graph.nodes().count());
+                println!("{path:?}: {size} bytes, {nodes} nodes, opsets {:?}, {} to {} values, {took:?}", m.opsets, m.inputs.len(), m.outputs.len());
+            }
             Err(e) => {
                 println!("{path:?}: {e}");
                 failures += 1;

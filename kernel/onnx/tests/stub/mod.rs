@@ -37,7 +37,7 @@ pub(crate) fn schema(domain: &str, name: &str, attributes: &[&str], subgraphs: &
 }
 
 /// Loads with a registry that gets what the model lacks, until nothing is lacking.
-pub(crate) fn load_learning(source: Arc<dyn WeightSource>, options: &LoadOptions<'_>) -> Result<Model, LoadError> {
+pub(crate) fn load_learning(source: Arc<dyn WeightSource>, options: &LoadOptions<'_>) -> Result<(Model, Registry), LoadError> {
     let mut known: BTreeMap<(String, String), Vec<String>> = BTreeMap::new();
     loop {
         let mut registry = Registry::new();
@@ -51,7 +51,7 @@ pub(crate) fn load_learning(source: Arc<dyn WeightSource>, options: &LoadOptions
         }
         let problems = match load(source.clone(), &registry, options) {
             Err(LoadError::Unsupported(problems)) => problems,
-            other => return other,
+            other => return other.map(|model| (model, registry)),
         };
         let mut learnt = false;
         for p in &problems {
