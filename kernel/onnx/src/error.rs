@@ -1,7 +1,12 @@
 //! Why a model cannot be loaded.
 
-use alloc::{boxed::Box, string::String, vec::Vec};
+use alloc::{
+    boxed::Box,
+    string::{String, ToString},
+    vec::Vec,
+};
 use core::{error::Error, fmt};
+use hashbrown::HashMap;
 use millstream_graph::{BuildError, VerifyError};
 use millstream_tensor::TensorError;
 
@@ -151,8 +156,10 @@ struct Listing<'a>(&'a [Problem]);
 impl fmt::Display for Listing<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut groups: Vec<(&Problem, usize)> = Vec::new();
+        let mut known: HashMap<(&str, &str, String), usize> = HashMap::new();
         for p in self.0 {
-            match groups.iter_mut().find(|(q, _)| (&q.op, &q.domain, &q.reason) == (&p.op, &p.domain, &p.reason)) {
+            let at = *known.entry((&p.op, &p.domain, p.reason.to_string())).or_insert(groups.len());
+            match groups.get_mut(at) {
                 Some((_, n)) => *n += 1,
                 None => groups.push((p, 1)),
             }

@@ -93,6 +93,9 @@ pub(crate) struct FunctionProto<'a> {
     pub(crate) defaults: Vec<AttributeProto<'a>>,
 }
 
+/// The most attributes of a node or function, and opsets of a model: far more than any has, few enough to search.
+const SEARCHED: usize = 1024;
+
 /// `ai.onnx` is the default domain's other name.
 fn domain(name: &str) -> &str {
     if name == "ai.onnx" { "" } else { name }
@@ -109,7 +112,7 @@ impl<'a> ModelProto<'a> {
                 3 => model.producer_version = field.text()?,
                 7 if model.graph.is_some() => return malformed(field.offset, "a second graph"),
                 7 => model.graph = Some(field.message()?),
-                8 => model.opsets.push(Opset::read(field.message()?)?),
+                8 => push_searched(&mut model.opsets, Opset::read(field.message()?)?, "opsets")?,
                 14 => model.metadata.push(entry(field.message()?)?),
                 25 => model.functions.push(FunctionProto::read(field.message()?, limits)?),
                 _ => {}
@@ -163,6 +166,14 @@ fn push_value<T>(values: &mut Vec<T>, value: T, limits: &Limits) -> Result<(), L
     Ok(())
 }
 
+fn push_searched<T>(list: &mut Vec<T>, item: T, what: &'static str) -> Result<(), LoadError> {
+    if list.len() >= SEARCHED {
+        return Err(LoadError::Limit { what, limit: SEARCHED as u64 });
+    }
+    list.push(item);
+    Ok(())
+}
+
 impl<'a> GraphProto<'a> {
     pub(crate) fn read(reader: Reader<'a>, limits: &Limits) -> Result<GraphProto<'a>, LoadError> {
         let mut graph = GraphProto::default();
@@ -198,7 +209,7 @@ impl<'a> NodeProto<'a> {
                 2 => push_value(&mut node.outputs, field.text()?, limits)?,
                 3 => node.name = field.text()?,
                 4 => node.op = field.text()?,
-                5 => node.attributes.push(AttributeProto::read(field.message()?)?),
+                5 => push_searched(&mut node.attributes, AttributeProto::read(field.message()?)?, "attributes of a node")?,
                 7 => node.domain = domain(field.text()?),
                 8 => node.overload = field.text()?,
                 _ => {}
@@ -272,9 +283,9 @@ impl<'a> FunctionProto<'a> {
                 4 => push_value(&mut function.inputs, field.text()?, limits)?,
                 5 => push_value(&mut function.outputs, field.text()?, limits)?,
                 7 => push_node(&mut function.nodes, field.message()?, limits)?,
-                9 => function.opsets.push(Opset::read(field.message()?)?),
+                9 => push_searched(&mut function.opsets, Opset::read(field.message()?)?, "opsets")?,
                 10 => function.domain = domain(field.text()?),
-                11 => function.defaults.push(AttributeProto::read(field.message()?)?),
+                11 => push_searched(&mut function.defaults, AttributeProto::read(field.message()?)?, "attributes of a function")?,
                 13 => function.overload = field.text()?,
                 _ => {}
             }
