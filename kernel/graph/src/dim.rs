@@ -59,6 +59,16 @@ impl Dim {
         self.as_const() == Some(n)
     }
 
+    /// True if the dim is certainly `n` or more, whatever its symbols are: they stand for extents, which are not negative.
+    pub fn at_least(&self, n: i64) -> bool {
+        self.constant >= n && self.terms.iter().all(|(atoms, c)| *c >= 0 && atoms.iter().all(Atom::is_not_negative))
+    }
+
+    /// True if the dim is certainly `n` or less.
+    pub fn at_most(&self, n: i64) -> bool {
+        self.mul(&Dim::from(-1)).at_least(n.saturating_neg())
+    }
+
     /// Sum.
     pub fn add(&self, other: &Dim) -> Dim {
         let mut terms = self.terms.clone();
@@ -211,6 +221,15 @@ impl fmt::Display for Dim {
     }
 }
 
+impl Atom {
+    fn is_not_negative(&self) -> bool {
+        match self {
+            Atom::Symbol(_) => true,
+            Atom::FloorDiv(a, b) => a.at_least(0) && b.at_least(0),
+        }
+    }
+}
+
 impl fmt::Display for Atom {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -238,6 +257,13 @@ mod tests {
         assert_eq!(n().mul(&Dim::from(6)).div_floor(&Dim::from(3)), two_n);
         assert_eq!(n().mul(&n()).div_floor(&n()), n());
         assert_eq!(two_n.add(&Dim::from(-1)).to_string(), "2*n - 1");
+    }
+
+    #[test]
+    fn bounds_hold_for_every_extent() {
+        assert!(n().at_least(0) && n().add(&Dim::from(3)).at_least(3) && !n().at_least(1));
+        assert!(Dim::from(2).sub(&n()).at_most(2) && !n().at_most(100));
+        assert!(n().div_floor(&Dim::from(2)).at_least(0) && !n().sub(&Dim::from(1)).div_floor(&Dim::from(2)).at_least(0));
     }
 
     #[test]

@@ -16,6 +16,8 @@ extern crate std;
 mod testing;
 mod carve;
 mod grains;
+#[macro_use]
+mod numeric;
 
 use millstream_graph::{OpDef, Registry};
 
@@ -34,7 +36,14 @@ macro_rules! operators {
 
 operators! {
     /// One output element from the input elements at the same place.
-    elementwise { relu }
+    elementwise {
+        abs, acos, acosh, add, and, asin, asinh, atan, atanh, bit_shift, bitwise_and, bitwise_not, bitwise_or, bitwise_xor, cast,
+        cast_like, ceil, celu, clip, cos, cosh, div, elu, equal, erf, exp, floor, gelu, greater, greater_or_equal, hard_sigmoid,
+        hard_swish, is_inf, is_nan, leaky_relu, less, less_or_equal, log, max, mean, min, mish, modulo, mul, neg, not, or, pow, prelu,
+        reciprocal, relu, round, selu, shrink, sigmoid, sign, sin, sinh, softplus, softsign, sqrt, sub, sum, swish, tan, tanh,
+        thresholded_relu, where_select, xor
+        ; casting, compare, map, walk, zip
+    }
     /// Sliding windows and weights.
     conv { conv, fused_conv; depthwise, direct, fast, geometry, oracle, reorder, weights }
     /// Products of matrices.

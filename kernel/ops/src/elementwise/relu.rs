@@ -1,9 +1,10 @@
 //! `Relu`: max(x, 0); NaN stays NaN.
 
-use crate::grains;
-use alloc::{boxed::Box, vec, vec::Vec};
-use millstream_graph::{Arity, BuildCx, EvalCx, EvalError, Fact, InferCx, InferError, Op, OpDef, Permutation, StepCx};
-use millstream_tensor::{Order, tile::Tiles};
+use super::map::{Map, map_op};
+use crate::numeric::Types;
+use alloc::boxed::Box;
+use millstream_graph::{Arity, BuildCx, OpDef};
+use millstream_simd::{Simd, SimdF32};
 
 /// The operator's schema.
 pub const DEF: OpDef = OpDef {
@@ -14,63 +15,54 @@ pub const DEF: OpDef = OpDef {
     outputs: Arity::exactly(1),
     attributes: &[],
     subgraphs: &[],
-    dtypes: "f32",
+    dtypes: "floats and integers",
     build: |_: &BuildCx<'_>| Ok(Box::new(Relu)),
 };
 
-/// max(x, 0).
+/// Max(x, 0).
 #[derive(Debug, Clone, Copy)]
 pub struct Relu;
 
-impl Op for Relu {
-    fn infer(&self, cx: &InferCx<'_>) -> Result<Vec<Fact>, InferError> {
-        let x = cx.input(0)?;
-        Ok(vec![Fact::new(x.dtype, x.dims.clone())])
+impl Map for Relu {
+    const TYPES: Types = Types::Numbers;
+
+    fn real(&self, x: f64) -> f64 {
+        if x < 0.0 { 0.0 } else { x }
     }
 
-    fn eval(&self, cx: &mut EvalCx<'_>) -> Result<(), EvalError> {
-        let relu = |x: f32| if x < 0.0 { 0.0 } else { x };
-        let x = if cx.in_place(0).is_some() { None } else { Some(cx.input::<f32>(0)?.data()) };
-        let y = cx.output::<f32>(0)?.into_data();
-        let chunk = grains::chunk(y.len(), 1);
-        let tiles = Tiles::chunks(y, chunk).ok_or(EvalError::Output(0))?;
-        cx.parallel(tiles.count(), |grain, _| {
-            let mut tile = tiles.claim(grain)?;
-            let y = tile.as_slice()?;
-            match x {
-                None => y.iter_mut().for_each(|y| *y = relu(*y)),
-                Some(x) => y.iter_mut().zip(&x[grain * chunk..]).for_each(|(y, &x)| *y = relu(x)),
-            }
-            Some(())
-        })
+    fn int(&self, x: i128) -> i128 {
+        x.max(0)
     }
 
-    fn in_place(&self) -> &'static [(usize, usize)] {
-        &[(0, 0)]
-    }
-
-    fn permute(&self, _cx: &StepCx<'_>, inputs: &[Option<Order>]) -> Option<Permutation> {
-        Some(Permutation { inputs: inputs.to_vec(), outputs: vec![inputs[0]?] })
+    #[inline(always)]
+    fn vector<S: Simd>(&self, s: S, x: S::F32) -> S::F32 {
+        // With the constant first, NaN stays.
+        S::F32::splat(s, 0.0).max(x)
     }
 }
+map_op!(Relu);
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{Case, Tolerance, random, t};
-    use millstream_tensor::Tensor;
+    use crate::testing::{Case, Tolerance, map, spread, t};
+    use alloc::vec::Vec;
+    use millstream_tensor::{DType, Tensor};
 
     fn reference(case: &Case) -> Vec<Tensor> {
-        let x = case.tensor(0);
-        let y: Vec<f32> = x.as_slice::<f32>().unwrap().iter().map(|&v| if v < 0.0 { 0.0 } else { v }).collect();
-        vec![t(x.shape(), &y)]
+        map(case, |x| if x < 0.0 { 0.0 } else { x })
     }
 
     op_tests! { DEF, reference, Tolerance::EXACT;
-        small => Case::new([t(&[4], &[-1.0f32, 0.0, 2.0, f32::NAN])]);
-        image => Case::new([random(&[2, 3, 5, 7], 1)]);
-        large => Case::new([random(&[70_001], 2)]);
-        empty => Case::new([random(&[2, 0, 3], 3)]);
-        scalar => Case::new([random(&[], 4)]);
+        f32s => Case::new([spread(DType::F32, &[3, 5, 7, 11], 8.0, 1)]);
+        f64s => Case::new([spread(DType::F64, &[4, 33], 8.0, 2)]);
+        f16s => Case::new([spread(DType::F16, &[65], 8.0, 3)]);
+        bf16s => Case::new([spread(DType::BF16, &[2, 3, 4], 8.0, 4)]);
+        many => Case::new([spread(DType::F32, &[70_001], 8.0, 5)]);
+        special => Case::new([t(&[7], &[0.0f32, -0.0, f32::INFINITY, f32::NEG_INFINITY, f32::NAN, 1.0, -1.0])]);
+        i32s => Case::new([spread(DType::I32, &[5, 13], 50.0, 6)]);
+        i8s => Case::new([spread(DType::I8, &[5, 13], 50.0, 6)]);
+        empty => Case::new([spread(DType::F32, &[2, 0, 3], 1.0, 7)]);
+        scalar => Case::new([spread(DType::F32, &[], 8.0, 8)]);
     }
 }

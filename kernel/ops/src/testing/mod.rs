@@ -1,6 +1,7 @@
 //! The machinery behind `op_tests!`: every case runs on every ISA level, with row-major and permuted inputs, with constants
 //! packed and not, in place where the operator allows it, on one worker and on four, and is held against the reference.
 
+mod oracle;
 mod parallel;
 pub(crate) mod recurrent;
 mod run;
@@ -9,6 +10,7 @@ use alloc::{string::{String, ToString}, vec, vec::Vec};
 use millstream_graph::{Attribute, Attributes, OpDef};
 use millstream_tensor::{Tensor, Value};
 
+pub(crate) use oracle::{cast, elements, from_reals, map, pairs, reals, spread, zip};
 pub(crate) use run::check;
 
 /// One input for an operator.
@@ -90,6 +92,11 @@ impl Case {
         self.inputs.get(i)?.as_ref()?.as_tensor().ok()
     }
 
+    /// A float attribute.
+    pub(crate) fn float_or(&self, name: &str, default: f32) -> f64 {
+        self.attributes.float_or(name, default).expect("the case's attribute is a float").into()
+    }
+
     /// An integer attribute.
     pub(crate) fn int_or(&self, name: &str, default: i64) -> i64 {
         self.attributes.int_or(name, default).expect("the case's attribute is an integer")
@@ -108,6 +115,8 @@ impl Tolerance {
     pub(crate) const EXACT: Tolerance = Tolerance { rel: 0.0, abs: 0.0 };
     /// A few roundings of f32.
     pub(crate) const F32: Tolerance = Tolerance { rel: 2e-6, abs: 1e-7 };
+    /// Sums of f32 whose terms may cancel.
+    pub(crate) const SUM: Tolerance = Tolerance { rel: 1e-5, abs: 1e-5 };
 }
 
 /// An f32 tensor of values in −1..1 that depend on `seed` alone.

@@ -1,0 +1,73 @@
+//! `Neg`: -x.
+
+use super::map::{Map, map_op};
+use crate::numeric::Types;
+use alloc::boxed::Box;
+use millstream_graph::{Arity, BuildCx, Dim, OpDef};
+use millstream_simd::Simd;
+
+/// The operator's schema.
+pub const DEF: OpDef = OpDef {
+    domain: "",
+    name: "Neg",
+    since: &[6, 13],
+    inputs: Arity::exactly(1),
+    outputs: Arity::exactly(1),
+    attributes: &[],
+    subgraphs: &[],
+    dtypes: "floats and integers",
+    build: |_: &BuildCx<'_>| Ok(Box::new(Neg)),
+};
+
+/// -x.
+#[derive(Debug, Clone, Copy)]
+pub struct Neg;
+
+impl Map for Neg {
+    const TYPES: Types = Types::Numbers;
+
+    fn real(&self, x: f64) -> f64 {
+        -x
+    }
+
+    fn int(&self, x: i128) -> i128 {
+        -x
+    }
+
+    #[inline(always)]
+    fn vector<S: Simd>(&self, s: S, x: S::F32) -> S::F32 {
+        let _ = s;
+        -x
+    }
+
+    fn dim(&self, x: &Dim) -> Option<Dim> {
+        Some(Dim::from(0).sub(x))
+    }
+}
+map_op!(Neg);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{Case, Tolerance, map, spread, t};
+    use alloc::vec::Vec;
+    use millstream_tensor::{DType, Tensor};
+
+    fn reference(case: &Case) -> Vec<Tensor> {
+        map(case, |x| -x)
+    }
+
+    op_tests! { DEF, reference, Tolerance::EXACT;
+        f32s => Case::new([spread(DType::F32, &[3, 5, 7, 11], 8.0, 1)]);
+        f64s => Case::new([spread(DType::F64, &[4, 33], 8.0, 2)]);
+        f16s => Case::new([spread(DType::F16, &[65], 8.0, 3)]);
+        bf16s => Case::new([spread(DType::BF16, &[2, 3, 4], 8.0, 4)]);
+        many => Case::new([spread(DType::F32, &[70_001], 8.0, 5)]);
+        special => Case::new([t(&[7], &[0.0f32, -0.0, f32::INFINITY, f32::NEG_INFINITY, f32::NAN, 1.0, -1.0])]);
+        i32s => Case::new([spread(DType::I32, &[5, 13], 50.0, 6)]);
+        i8s => Case::new([spread(DType::I8, &[5, 13], 50.0, 6)]);
+        i64s => Case::new([spread(DType::I64, &[5, 13], 50.0, 6)]);
+        empty => Case::new([spread(DType::F32, &[2, 0, 3], 1.0, 7)]);
+        scalar => Case::new([spread(DType::F32, &[], 8.0, 8)]);
+    }
+}
