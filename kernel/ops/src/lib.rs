@@ -11,13 +11,13 @@ extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
+#[macro_use]
+mod numeric;
 #[cfg(test)]
 #[macro_use]
 mod testing;
 mod carve;
 mod grains;
-#[macro_use]
-mod numeric;
 
 use millstream_graph::{OpDef, Registry};
 
@@ -43,6 +43,13 @@ operators! {
         reciprocal, relu, round, selu, shrink, sigmoid, sign, sin, sinh, softplus, softsign, sqrt, sub, sum, swish, tan, tanh,
         thresholded_relu, where_select, xor
         ; casting, compare, map, walk, zip
+    }
+    /// Elements along axes joined to one.
+    reduce { sum, mean, max, min, prod, l1, l2, log_sum, log_sum_exp, sum_square, argmax, argmin; arg, axes, kernel }
+    /// Statistics along axes, and elements scaled by them.
+    norm {
+        softmax, log_softmax, hardmax, layer_normalization, rms_normalization, batch_normalization, dropout
+        ; lines, rows
     }
     /// Sliding windows and weights.
     conv { conv, fused_conv; depthwise, direct, fast, geometry, oracle, reorder, weights }

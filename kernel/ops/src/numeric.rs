@@ -96,8 +96,6 @@ pub(crate) enum Types {
     Numbers,
     /// Booleans.
     Bools,
-    /// Everything but strings.
-    All,
 }
 
 impl Types {
@@ -108,7 +106,6 @@ impl Types {
             Types::Ints => dtype.is_int(),
             Types::Numbers => dtype.is_float() || dtype.is_int(),
             Types::Bools => dtype == DType::Bool,
-            Types::All => dtype != DType::String,
         }
     }
 

@@ -118,7 +118,7 @@ pub(crate) fn eval(cx: &mut EvalCx<'_>, to: DType) -> Result<(), EvalError> {
 
 fn elements<T: Number + CastTo<U>, U: Number>(cx: &mut EvalCx<'_>) -> Result<(), EvalError> {
     let (x, mut y) = (cx.input::<T>(0)?, cx.output::<U>(0)?);
-    each1(cx, Some(x), &mut y, 1, |x, y| match x {
+    each1(cx, Some(x), &mut y, 1, &|x, y| match x {
         Operand::Run(x) => y.iter_mut().zip(x).for_each(|(y, &x)| *y = x.cast()),
         Operand::Splat(x) => y.fill(x.cast()),
         Operand::Same => {}
@@ -130,7 +130,7 @@ where
     [T]: HalfFloatSliceExt,
 {
     let (x, mut y) = (cx.input::<T>(0)?, cx.output::<f32>(0)?);
-    each1(cx, Some(x), &mut y, 1, |x, y| match x {
+    each1(cx, Some(x), &mut y, 1, &|x, y| match x {
         Operand::Run(x) => f(level, x.reinterpret_cast(), y),
         Operand::Splat(x) => y.fill(x.cast()),
         Operand::Same => {}
@@ -143,7 +143,7 @@ where
     f32: CastTo<U>,
 {
     let (x, mut y) = (cx.input::<f32>(0)?, cx.output::<U>(0)?);
-    each1(cx, Some(x), &mut y, 1, |x, y| match x {
+    each1(cx, Some(x), &mut y, 1, &|x, y| match x {
         Operand::Run(x) => f(level, x, y.reinterpret_cast_mut()),
         Operand::Splat(x) => y.fill(x.cast()),
         Operand::Same => {}

@@ -1,6 +1,6 @@
 //! `Clip`: min(max(x, low), high); NaN stays NaN. The bounds are attributes before opset 11 and scalar inputs from then on.
 
-use super::{map, walk::{Operand, each1, permute_one, source}};
+use super::walk::{Operand, each1, permute_one, source};
 use crate::numeric::{Number, Types};
 use alloc::{boxed::Box, vec, vec::Vec};
 use millstream_graph::{Arity, BuildCx, Dim, EvalCx, EvalError, Fact, InferCx, InferError, Op, OpDef, Permutation, StepCx};
@@ -77,7 +77,7 @@ impl Op for Clip {
             let high = Clip::bound(cx, 2, self.max)?.unwrap_or(f32::INFINITY);
             let level = cx.level();
             let (x, mut y) = (source::<f32>(cx, 0)?, cx.output::<f32>(0)?);
-            return each1(cx, x, &mut y, 1, |x, y| dispatch!(level, s => clip(s, x, y, low, high)));
+            return each1(cx, x, &mut y, 1, &|x, y| dispatch!(level, s => clip(s, x, y, low, high)));
         }
         by_dtype!(numbers, dtype, T => {
             let (low, high) = (Clip::bound::<T>(cx, 1, self.min)?, Clip::bound::<T>(cx, 2, self.max)?);
@@ -86,7 +86,7 @@ impl Op for Clip {
                 high.map_or(x, |high| if x > high { high } else { x })
             };
             let (x, mut y) = (source::<T>(cx, 0)?, cx.output::<T>(0)?);
-            each1(cx, x, &mut y, 1, |x, y| match x {
+            each1(cx, x, &mut y, 1, &|x, y| match x {
                 Operand::Same => y.iter_mut().for_each(|y| *y = f(*y)),
                 Operand::Run(x) => y.iter_mut().zip(x).for_each(|(y, &x)| *y = f(x)),
                 Operand::Splat(x) => y.fill(f(x)),
@@ -126,13 +126,12 @@ fn clip_dim(v: &Dim, low: Option<&Dim>, high: Option<&Dim>) -> Option<Dim> {
 fn clip<S: Simd>(s: S, x: Operand<'_, f32>, y: &mut [f32], low: f32, high: f32) {
     let (low, high) = (S::F32::splat(s, low), S::F32::splat(s, high));
     // With the bounds first, NaN stays.
-    let f = #[inline(always)]
-    |x: S::F32| high.min(low.max(x));
     match x {
-        Operand::Same => slice::map_in_place(s, y, f),
-        Operand::Run(x) => slice::map(s, x, y, f),
+        Operand::Same => slice::map_in_place(s, y, #[inline(always)] |x| high.min(low.max(x))),
+        Operand::Run(x) => slice::map(s, x, y, #[inline(always)] |x| high.min(low.max(x))),
         Operand::Splat(x) => {
-            y.fill(map::lanewise(s, f(S::F32::splat(s, x)), |x| x).reduce_max());
+            y.fill(x);
+            slice::map_in_place(s, y, #[inline(always)] |x| high.min(low.max(x)));
         }
     }
 }

@@ -1,7 +1,6 @@
 //! `Equal`: a = b, for numbers, booleans and strings; NaN equals nothing.
 
 use super::compare::{self, Compare};
-use crate::numeric::Number;
 use alloc::{boxed::Box, vec::Vec};
 use millstream_graph::{Arity, BuildCx, Dim, EvalCx, EvalError, Fact, InferCx, InferError, Op, OpDef, Permutation, StepCx};
 use millstream_tensor::{Bool, DType, Order};
@@ -26,7 +25,11 @@ pub struct Equal;
 impl Compare for Equal {
     const EQUALITY: bool = true;
 
-    fn test<T: Number>(&self, a: T, b: T) -> bool {
+    fn real(&self, a: f64, b: f64) -> bool {
+        a == b
+    }
+
+    fn int(&self, a: i128, b: i128) -> bool {
         a == b
     }
 

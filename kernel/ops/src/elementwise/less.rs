@@ -1,7 +1,6 @@
 //! `Less`: a < b; false for NaN.
 
 use super::compare::{Compare, compare_op};
-use crate::numeric::Number;
 use alloc::boxed::Box;
 use millstream_graph::{Arity, BuildCx, Dim, OpDef};
 
@@ -23,7 +22,11 @@ pub const DEF: OpDef = OpDef {
 pub struct Less;
 
 impl Compare for Less {
-    fn test<T: Number>(&self, a: T, b: T) -> bool {
+    fn real(&self, a: f64, b: f64) -> bool {
+        a < b
+    }
+
+    fn int(&self, a: i128, b: i128) -> bool {
         a < b
     }
 

@@ -63,32 +63,32 @@ pub(crate) fn eval<M: Map>(m: &M, cx: &mut EvalCx<'_>) -> Result<(), EvalError> 
     if dtype == DType::F32 {
         let level = cx.level();
         let (x, mut y) = (source::<f32>(cx, 0)?, cx.output::<f32>(0)?);
-        return each1(cx, x, &mut y, M::WORK, |x, y| dispatch!(level, s => vector_run(s, m, x, y)));
+        return each1(cx, x, &mut y, M::WORK, &|x, y| dispatch!(level, s => vector_run(s, m, x, y)));
     }
-    if dtype.is_float() {
-        by_dtype!(floats, dtype, T => run::<T>(cx, M::WORK, |x| T::from_f64(m.real(Number::to_f64(x)))))
-    } else {
-        by_dtype!(all, dtype, T => run::<T>(cx, M::WORK, |x| T::from_i128(m.int(x.to_i128()))))
-    }
+    let real = |x: f64| m.real(x);
+    let int = |x: i128| m.int(x);
+    by_dtype!(all, dtype, T => slow::<T>(cx, M::WORK, &real, &int))
 }
 
 #[inline(always)]
 fn vector_run<S: Simd, M: Map>(s: S, m: &M, x: Operand<'_, f32>, y: &mut [f32]) {
-    let f = #[inline(always)]
-    |x| m.vector(s, x);
     match x {
-        Operand::Same => slice::map_in_place(s, y, f),
-        Operand::Run(x) => slice::map(s, x, y, f),
+        Operand::Same => slice::map_in_place(s, y, #[inline(always)] |x| m.vector(s, x)),
+        Operand::Run(x) => slice::map(s, x, y, #[inline(always)] |x| m.vector(s, x)),
         Operand::Splat(x) => {
             y.fill(x);
-            slice::map_in_place(s, y, f);
+            slice::map_in_place(s, y, #[inline(always)] |x| m.vector(s, x));
         }
     }
 }
 
-fn run<T: Number>(cx: &mut EvalCx<'_>, work: usize, f: impl Fn(T) -> T + Sync) -> Result<(), EvalError> {
+/// Any type: floats through f64, the others through i128.
+fn slow<T: Number>(
+    cx: &mut EvalCx<'_>, work: usize, real: &(dyn Fn(f64) -> f64 + Sync), int: &(dyn Fn(i128) -> i128 + Sync),
+) -> Result<(), EvalError> {
+    let f = |x: T| if T::DTYPE.is_float() { T::from_f64(real(Number::to_f64(x))) } else { T::from_i128(int(x.to_i128())) };
     let (x, mut y) = (source::<T>(cx, 0)?, cx.output::<T>(0)?);
-    each1(cx, x, &mut y, work, |x, y| match x {
+    each1(cx, x, &mut y, work, &|x, y| match x {
         Operand::Same => y.iter_mut().for_each(|y| *y = f(*y)),
         Operand::Run(x) => y.iter_mut().zip(x).for_each(|(y, &x)| *y = f(x)),
         Operand::Splat(x) => y.fill(f(x)),
@@ -98,7 +98,7 @@ fn run<T: Number>(cx: &mut EvalCx<'_>, work: usize, f: impl Fn(T) -> T + Sync) -
 /// `y = f(x)` where the output has another type.
 pub(crate) fn convert<T: Number, U: Number>(cx: &mut EvalCx<'_>, f: impl Fn(T) -> U + Sync) -> Result<(), EvalError> {
     let (x, mut y) = (cx.input::<T>(0)?, cx.output::<U>(0)?);
-    each1(cx, Some(x), &mut y, 1, |x, y| match x {
+    each1(cx, Some(x), &mut y, 1, &|x, y| match x {
         Operand::Same => {}
         Operand::Run(x) => y.iter_mut().zip(x).for_each(|(y, &x)| *y = f(x)),
         Operand::Splat(x) => y.fill(f(x)),

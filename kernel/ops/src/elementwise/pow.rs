@@ -37,23 +37,21 @@ impl Op for Pow {
 
     fn eval(&self, cx: &mut EvalCx<'_>) -> Result<(), EvalError> {
         let (base, exponent) = (cx.dtype(0)?, cx.dtype(1)?);
-        let ints = base.is_int() && exponent.is_int();
-        if base == DType::F32 {
-            let level = cx.level();
-            return by_dtype!(numbers, exponent, E => {
-                let (a, b) = (source::<f32>(cx, 0)?, cx.input::<E>(1)?);
-                let mut y = cx.output::<f32>(0)?;
-                each2(cx, a, Some(b), &mut y, 16, |a, b: Operand<'_, E>, y| match b {
+        let level = cx.level();
+        by_dtype!(numbers, exponent, E => {
+            let b = cx.input::<E>(1)?;
+            if base == DType::F32 {
+                let (a, mut y) = (source::<f32>(cx, 0)?, cx.output::<f32>(0)?);
+                return each2(cx, a, Some(b), &mut y, 16, &|a, b: Operand<'_, E>, y| match b {
                     Operand::Splat(e) if dispatch!(level, s => vector_run(s, a, Number::to_f64(e), y)) => {}
-                    b => run(a, b, y, false),
-                })
-            });
-        }
-        by_dtype!(numbers, base, T => by_dtype!(numbers, exponent, E => {
-            let (a, b) = (source::<T>(cx, 0)?, cx.input::<E>(1)?);
-            let mut y = cx.output::<T>(0)?;
-            each2(cx, a, Some(b), &mut y, 16, |a, b: Operand<'_, E>, y| run(a, b, y, ints))
-        }))
+                    b => run(a, b, y),
+                });
+            }
+            by_dtype!(numbers, base, T => {
+                let (a, mut y) = (source::<T>(cx, 0)?, cx.output::<T>(0)?);
+                each2(cx, a, Some(b), &mut y, 16, &|a, b: Operand<'_, E>, y| run(a, b, y))
+            })
+        })
     }
 
     fn in_place(&self) -> &'static [(usize, usize)] {
@@ -91,18 +89,24 @@ fn vector_run<S: Simd>(s: S, a: Operand<'_, f32>, exponent: f64, y: &mut [f32]) 
     true
 }
 
-fn run<T: Number, E: Number>(a: Operand<'_, T>, b: Operand<'_, E>, y: &mut [T], ints: bool) {
-    let f = |a: T, b: E| {
-        if ints { T::from_i128(int_power(a.to_i128(), b.to_i128())) } else { T::from_f64(libm::pow(a.to_f64(), b.to_f64())) }
-    };
-    match (a, b) {
-        (Operand::Run(a), Operand::Run(b)) => y.iter_mut().zip(a).zip(b).for_each(|((y, &a), &b)| *y = f(a, b)),
-        (Operand::Run(a), Operand::Splat(b)) => y.iter_mut().zip(a).for_each(|(y, &a)| *y = f(a, b)),
-        (Operand::Splat(a), Operand::Run(b)) => y.iter_mut().zip(b).for_each(|(y, &b)| *y = f(a, b)),
-        (Operand::Splat(a), Operand::Splat(b)) => y.fill(f(a, b)),
-        (Operand::Same, Operand::Run(b)) => y.iter_mut().zip(b).for_each(|(y, &b)| *y = f(*y, b)),
-        (Operand::Same, Operand::Splat(b)) => y.iter_mut().for_each(|y| *y = f(*y, b)),
-        (_, Operand::Same) => {}
+fn run<T: Number, E: Number>(a: Operand<'_, T>, b: Operand<'_, E>, y: &mut [T]) {
+    for (i, y) in y.iter_mut().enumerate() {
+        let a = match a {
+            Operand::Same => *y,
+            Operand::Run(a) => a[i],
+            Operand::Splat(a) => a,
+        };
+        let b = match b {
+            Operand::Run(b) => b[i],
+            Operand::Splat(b) => b,
+            // The exponents are never overwritten.
+            Operand::Same => E::default(),
+        };
+        *y = if T::DTYPE.is_int() && E::DTYPE.is_int() {
+            T::from_i128(int_power(a.to_i128(), b.to_i128()))
+        } else {
+            T::from_f64(libm::pow(a.to_f64(), b.to_f64()))
+        };
     }
 }
 

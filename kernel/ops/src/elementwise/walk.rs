@@ -1,5 +1,7 @@
 //! Passes over the elements of several tensors at once, whatever their layouts: the output's memory is cut into grains, each
 //! grain into runs along which every input is contiguous, repeated (broadcast), or gathered into a small buffer.
+//!
+//! What happens to a run is a closure behind a reference, so that the passes are compiled once for each pair of types.
 
 use crate::grains;
 use millstream_graph::{EvalCx, EvalError, Permutation, StepCx};
@@ -126,7 +128,7 @@ fn pieces(len: usize, strides: &[usize], mut f: impl FnMut(usize, usize)) {
 
 /// `f(x, y)` for runs of one input and the output. `work` is the cost of an element, in additions.
 pub(crate) fn each1<T: Element, U: Element>(
-    cx: &EvalCx<'_>, x: Option<View<'_, T>>, y: &mut ViewMut<'_, U>, work: usize, f: impl Fn(Operand<'_, T>, &mut [U]) + Sync,
+    cx: &EvalCx<'_>, x: Option<View<'_, T>>, y: &mut ViewMut<'_, U>, work: usize, f: &(dyn Fn(Operand<'_, T>, &mut [U]) + Sync),
 ) -> Result<(), EvalError> {
     let layout = *y.layout();
     let walk = Walk::new(&layout, [x.as_ref().map_or(&layout, View::layout)])?;
@@ -148,7 +150,7 @@ pub(crate) fn each1<T: Element, U: Element>(
 /// `f(a, b, y)` for runs of two inputs and the output.
 pub(crate) fn each2<T: Element, V: Element, U: Element>(
     cx: &EvalCx<'_>, a: Option<View<'_, T>>, b: Option<View<'_, V>>, y: &mut ViewMut<'_, U>, work: usize,
-    f: impl Fn(Operand<'_, T>, Operand<'_, V>, &mut [U]) + Sync,
+    f: &(dyn Fn(Operand<'_, T>, Operand<'_, V>, &mut [U]) + Sync),
 ) -> Result<(), EvalError> {
     let layout = *y.layout();
     let walk = Walk::new(&layout, [a.as_ref().map_or(&layout, View::layout), b.as_ref().map_or(&layout, View::layout)])?;
@@ -174,7 +176,7 @@ pub(crate) fn each2<T: Element, V: Element, U: Element>(
 /// `f(c, a, b, y)` for runs of three inputs and the output.
 pub(crate) fn each3<C: Element, T: Element>(
     cx: &EvalCx<'_>, c: Option<View<'_, C>>, a: Option<View<'_, T>>, b: Option<View<'_, T>>, y: &mut ViewMut<'_, T>, work: usize,
-    f: impl Fn(Operand<'_, C>, Operand<'_, T>, Operand<'_, T>, &mut [T]) + Sync,
+    f: &(dyn Fn(Operand<'_, C>, Operand<'_, T>, Operand<'_, T>, &mut [T]) + Sync),
 ) -> Result<(), EvalError> {
     let layout = *y.layout();
     let of = |v: &Option<View<'_, T>>| v.as_ref().map_or(layout, |v| *v.layout());

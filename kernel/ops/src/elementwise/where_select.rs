@@ -91,7 +91,7 @@ impl Op for Where {
 fn choose<T: Element>(cx: &mut EvalCx<'_>) -> Result<(), EvalError> {
     let (c, a, b) = (cx.input::<Bool>(0)?, source::<T>(cx, 1)?, source::<T>(cx, 2)?);
     let mut y = cx.output::<T>(0)?;
-    each3(cx, Some(c), a, b, &mut y, 2, |c, a, b, y| match (c, a, b) {
+    each3(cx, Some(c), a, b, &mut y, 2, &|c, a, b, y| match (c, a, b) {
         (Operand::Splat(c), a, b) => match if c.into() { a } else { b } {
             Operand::Run(x) => y.copy_from_slice(x),
             Operand::Splat(x) => y.fill(x),

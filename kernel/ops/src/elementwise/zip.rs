@@ -94,21 +94,18 @@ pub(crate) fn infer<Z: Zip>(z: &Z, cx: &InferCx<'_>) -> Result<Vec<Fact>, InferE
 pub(crate) fn eval<Z: Zip>(z: &Z, cx: &mut EvalCx<'_>) -> Result<(), EvalError> {
     let dtype = cx.dtype(0)?;
     Z::TYPES.check_kernel(dtype)?;
-    match dtype {
-        DType::F32 => {
-            let level = cx.level();
-            fold(cx, Z::WORK, |a, b, y| dispatch!(level, s => vector_run(s, z, a, b, y))).map(drop)
-        }
-        _ if dtype.is_float() => by_dtype!(floats, dtype, T => {
-            fold(cx, Z::WORK, |a, b, y| run(a, b, y, |a: T, b: T| T::from_f64(z.real(Number::to_f64(a), Number::to_f64(b))))).map(drop)
-        }),
-        _ => by_dtype!(all, dtype, T => {
-            if Z::DIVIDES {
-                refuse_zero::<T>(cx)?;
-            }
-            fold(cx, Z::WORK, |a, b, y| run(a, b, y, |a: T, b: T| T::from_i128(z.int(a.to_i128(), b.to_i128())))).map(drop)
-        }),
+    if dtype == DType::F32 {
+        let level = cx.level();
+        return fold::<f32>(cx, Z::WORK, &|a, b, y| dispatch!(level, s => vector_run(s, z, a, b, y))).map(drop);
     }
+    let real = |a: f64, b: f64| z.real(a, b);
+    let int = |a: i128, b: i128| z.int(a, b);
+    by_dtype!(all, dtype, T => {
+        if Z::DIVIDES && !dtype.is_float() {
+            refuse_zero::<T>(cx)?;
+        }
+        slow::<T>(cx, Z::WORK, &real, &int).map(drop)
+    })
 }
 
 /// The sum of all inputs over their number.
@@ -116,8 +113,27 @@ pub(crate) fn eval_mean(cx: &mut EvalCx<'_>) -> Result<(), EvalError> {
     let dtype = cx.dtype(0)?;
     let count = cx.inputs() as f64;
     by_dtype!(floats, dtype, T => {
-        let mut y = fold(cx, 1, |a, b, y| run(a, b, y, |a: T, b: T| T::from_f64(Number::to_f64(a) + Number::to_f64(b))))?;
-        each1(cx, None, &mut y, 1, |_: Operand<'_, T>, y| y.iter_mut().for_each(|y| *y = T::from_f64(Number::to_f64(*y) / count)))
+        let mut y = slow::<T>(cx, 1, &|a, b| a + b, &|a, _| a)?;
+        each1(cx, None, &mut y, 1, &|_: Operand<'_, T>, y| y.iter_mut().for_each(|y| *y = T::from_f64(Number::to_f64(*y) / count)))
+    })
+}
+
+/// Any type: floats through f64, the others through i128.
+fn slow<'a, T: Number>(
+    cx: &mut EvalCx<'a>, work: usize, real: &(dyn Fn(f64, f64) -> f64 + Sync), int: &(dyn Fn(i128, i128) -> i128 + Sync),
+) -> Result<ViewMut<'a, T>, EvalError> {
+    let f = |a: T, b: T| {
+        if T::DTYPE.is_float() { T::from_f64(real(Number::to_f64(a), Number::to_f64(b))) } else { T::from_i128(int(a.to_i128(), b.to_i128())) }
+    };
+    fold(cx, work, &|a, b, y| {
+        for (i, y) in y.iter_mut().enumerate() {
+            let at = |o: Operand<'_, T>| match o {
+                Operand::Same => *y,
+                Operand::Run(x) => x[i],
+                Operand::Splat(x) => x,
+            };
+            *y = f(at(a), at(b));
+        }
     })
 }
 
@@ -131,50 +147,22 @@ fn refuse_zero<T: Number>(cx: &EvalCx<'_>) -> Result<(), EvalError> {
 
 /// Runs `f` over the first two inputs, then over the output and each further input; returns the output. One input is copied.
 fn fold<'a, T: Number>(
-    cx: &mut EvalCx<'a>, work: usize, f: impl Fn(Operand<'_, T>, Operand<'_, T>, &mut [T]) + Sync,
+    cx: &mut EvalCx<'a>, work: usize, f: &(dyn Fn(Operand<'_, T>, Operand<'_, T>, &mut [T]) + Sync),
 ) -> Result<ViewMut<'a, T>, EvalError> {
     let a = source::<T>(cx, 0)?;
     let rest: Vec<Option<View<'_, T>>> = (1..cx.inputs()).map(|i| source::<T>(cx, i)).collect::<Result<_, _>>()?;
     let mut y = cx.output::<T>(0)?;
     let Some((&second, rest)) = rest.split_first() else {
-        each1(cx, a, &mut y, 1, |x, y| match x {
+        each1(cx, a, &mut y, 1, &|x, y| match x {
             Operand::Same => {}
             Operand::Run(x) => y.copy_from_slice(x),
             Operand::Splat(x) => y.fill(x),
         })?;
         return Ok(y);
     };
-    each2(cx, a, second, &mut y, work, &f)?;
-    rest.iter().try_for_each(|&b| each2(cx, None, b, &mut y, work, &f))?;
+    each2(cx, a, second, &mut y, work, f)?;
+    rest.iter().try_for_each(|&b| each2(cx, None, b, &mut y, work, f))?;
     Ok(y)
-}
-
-/// `y = f(a, b)` where the output has another type.
-pub(crate) fn convert<T: Number, U: Number>(cx: &mut EvalCx<'_>, f: impl Fn(T, T) -> U + Sync) -> Result<(), EvalError> {
-    let (a, b) = (cx.input::<T>(0)?, cx.input::<T>(1)?);
-    let mut y = cx.output::<U>(0)?;
-    each2(cx, Some(a), Some(b), &mut y, 1, |a, b, y| match (a, b) {
-        (Operand::Run(a), Operand::Run(b)) => y.iter_mut().zip(a).zip(b).for_each(|((y, &a), &b)| *y = f(a, b)),
-        (Operand::Run(a), Operand::Splat(b)) => y.iter_mut().zip(a).for_each(|(y, &a)| *y = f(a, b)),
-        (Operand::Splat(a), Operand::Run(b)) => y.iter_mut().zip(b).for_each(|(y, &b)| *y = f(a, b)),
-        (Operand::Splat(a), Operand::Splat(b)) => y.fill(f(a, b)),
-        _ => {}
-    })
-}
-
-#[inline(always)]
-fn run<T: Copy>(a: Operand<'_, T>, b: Operand<'_, T>, y: &mut [T], f: impl Fn(T, T) -> T) {
-    match (a, b) {
-        (Operand::Run(a), Operand::Run(b)) => y.iter_mut().zip(a).zip(b).for_each(|((y, &a), &b)| *y = f(a, b)),
-        (Operand::Run(a), Operand::Splat(b)) => y.iter_mut().zip(a).for_each(|(y, &a)| *y = f(a, b)),
-        (Operand::Splat(a), Operand::Run(b)) => y.iter_mut().zip(b).for_each(|(y, &b)| *y = f(a, b)),
-        (Operand::Splat(a), Operand::Splat(b)) => y.fill(f(a, b)),
-        (Operand::Same, Operand::Run(b)) => y.iter_mut().zip(b).for_each(|(y, &b)| *y = f(*y, b)),
-        (Operand::Same, Operand::Splat(b)) => y.iter_mut().for_each(|y| *y = f(*y, b)),
-        (Operand::Run(a), Operand::Same) => y.iter_mut().zip(a).for_each(|(y, &a)| *y = f(a, *y)),
-        (Operand::Splat(a), Operand::Same) => y.iter_mut().for_each(|y| *y = f(a, *y)),
-        (Operand::Same, Operand::Same) => y.iter_mut().for_each(|y| *y = f(*y, *y)),
-    }
 }
 
 #[inline(always)]

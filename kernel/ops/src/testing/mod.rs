@@ -4,13 +4,14 @@
 mod oracle;
 mod parallel;
 pub(crate) mod recurrent;
+pub(crate) mod reduction;
 mod run;
 
 use alloc::{string::{String, ToString}, vec, vec::Vec};
 use millstream_graph::{Attribute, Attributes, OpDef};
 use millstream_tensor::{Tensor, Value};
 
-pub(crate) use oracle::{cast, elements, from_reals, map, pairs, reals, spread, zip};
+pub(crate) use oracle::{cast, from_reals, map, pairs, reals, spread, zip};
 pub(crate) use run::check;
 
 /// One input for an operator.

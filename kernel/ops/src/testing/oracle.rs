@@ -7,7 +7,7 @@ use millstream_graph::EvalError;
 use millstream_tensor::{DType, Element, Tensor, View, broadcast};
 
 /// The elements as `T`, in logical order.
-pub(crate) fn elements<T: Element>(t: &Tensor) -> Vec<T> {
+fn elements<T: Element>(t: &Tensor) -> Vec<T> {
     t.as_slice::<T>().expect("the tensor has this type").to_vec()
 }
 
@@ -20,7 +20,7 @@ pub(crate) fn reals(t: &Tensor) -> Vec<f64> {
 /// A tensor of `dtype` from f64.
 pub(crate) fn from_reals(dtype: DType, dims: &[usize], values: &[f64]) -> Tensor {
     let t: Result<Tensor, EvalError> = by_dtype!(all, dtype, T => {
-        Ok(Tensor::from_slice::<T>(dims, &values.iter().map(|&x| Number::from_f64(x)).collect::<Vec<T>>())?)
+        Tensor::from_slice::<T>(dims, &values.iter().map(|&x| Number::from_f64(x)).collect::<Vec<T>>()).map_err(EvalError::from)
     });
     t.expect("as many values as elements")
 }
