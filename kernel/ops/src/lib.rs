@@ -62,10 +62,12 @@ operators! {
     /// Elements that move without changing.
     movement {
         identity, transpose, concat, split, slice, gather, expand, pad, tile, depth_to_space, space_to_depth, gather_elements, gather_nd,
-        scatter_elements, scatter_old, scatter_nd, trilu, reverse_sequence; strided, flat, index, pick, scatter, typed
+        scatter_elements, scatter_old, scatter_nd, trilu, reverse_sequence, tensor_scatter; strided, flat, index, pick, scatter, typed
     }
     /// Elements that are looked for, counted and summed up.
     select { one_hot, top_k, cum_sum, non_zero, compress, unique, non_max_suppression }
+    /// Images read and written between their elements' places.
+    sample { grid_sample, affine_grid, col2im }
     /// Subgraphs.
     control { if_ }
     /// Layers that carry a state from step to step.

@@ -40,12 +40,12 @@ impl Reduction {
     }
 }
 
-/// Output 0 is a copy of input 0 in which update row n of input 2, `row` elements long, lands at element `start(n)`.
-pub(crate) fn make(cx: &mut EvalCx<'_>, reduction: Reduction, rows: usize, row: usize, start: impl Fn(usize) -> usize) -> Result<(), EvalError> {
+/// Output 0 is a copy of input 0 in which row n of input `updates`, `row` elements long, lands at element `start(n)`.
+pub(crate) fn make(cx: &mut EvalCx<'_>, reduction: Reduction, updates: usize, rows: usize, row: usize, start: impl Fn(usize) -> usize) -> Result<(), EvalError> {
     if !cx.wants(0) {
         return Ok(());
     }
-    let (data, updates) = (cx.tensor(0)?, cx.tensor(2)?);
+    let (data, updates) = (cx.tensor(0)?, cx.tensor(updates)?);
     if updates.dtype() != data.dtype() || updates.shape().elements() != rows * row {
         return Err(EvalError::Invalid("the updates do not fit the indices or the data"));
     }

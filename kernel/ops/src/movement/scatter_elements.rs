@@ -51,7 +51,7 @@ impl Op for ScatterElements {
         }
         let at = index::indices(cx, 1, x[axis])?;
         let strides = x.row_major();
-        scatter::make(cx, self.reduction, at.len(), 1, |n| source(n, &dims, &strides, axis, at[n]))
+        scatter::make(cx, self.reduction, 2, at.len(), 1, |n| source(n, &dims, &strides, axis, at[n]))
     }
 }
 

@@ -47,7 +47,7 @@ impl Op for ScatterNd {
             }
             starts.push(at);
         }
-        scatter::make(cx, self.reduction, tuples, row, |n| starts[n])
+        scatter::make(cx, self.reduction, 2, tuples, row, |n| starts[n])
     }
 }
 
