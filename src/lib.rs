@@ -61,7 +61,7 @@ pub mod runtime {
 
 /// What most programs need.
 pub mod prelude {
+    pub use crate::{DType, Tensor, Value};
     #[cfg(all(feature = "std", feature = "onnx"))]
     pub use crate::{Error, Model, Session};
-    pub use crate::{DType, Tensor, Value};
 }

@@ -38,21 +38,10 @@ struct Case {
 
 impl Case {
     fn new(level: Level, (m, k, n): (usize, usize, usize)) -> Self {
-        let fill = |len: usize| {
-            (0..len)
-                .map(|i| (i * 37 % 101) as f32 / 50.0 - 1.0)
-                .collect::<Vec<_>>()
-        };
+        let fill = |len: usize| (0..len).map(|i| (i * 37 % 101) as f32 / 50.0 - 1.0).collect::<Vec<_>>();
         let (gemm, a, b) = (Gemm::new(level, m, k, n), fill(m * k), fill(k * n));
         let packed = PackedB::new(level, Rhs::row_major(&b, n), k, n).expect("B has k rows of n");
-        Self {
-            gemm,
-            a,
-            b,
-            packed,
-            c: vec![0.0; m * n],
-            scratch: vec![0.0; gemm.scratch_len()],
-        }
+        Self { gemm, a, b, packed, c: vec![0.0; m * n], scratch: vec![0.0; gemm.scratch_len()] }
     }
 
     fn flops(&self) -> f64 {
@@ -63,16 +52,7 @@ impl Case {
     fn ours(&mut self) {
         let (_, k, n) = self.gemm.dims();
         let a = Lhs::row_major(&self.a, k);
-        self.gemm
-            .run(
-                &a,
-                self.packed.view(),
-                &mut self.c,
-                n,
-                &Epilogue::default(),
-                &mut self.scratch,
-            )
-            .expect("lengths agree");
+        self.gemm.run(&a, self.packed.view(), &mut self.c, n, &Epilogue::default(), &mut self.scratch).expect("lengths agree");
         black_box(&mut self.c);
     }
 
@@ -82,27 +62,7 @@ impl Case {
         let stride = |x: usize| x as isize;
         // SAFETY: the pointers are row-major matrices of m × n, m × k and k × n elements.
         unsafe {
-            gemm::gemm(
-                m,
-                n,
-                k,
-                c,
-                1,
-                stride(n),
-                false,
-                a,
-                1,
-                stride(k),
-                b,
-                1,
-                stride(n),
-                0.0,
-                1.0,
-                false,
-                false,
-                false,
-                gemm::Parallelism::None,
-            );
+            gemm::gemm(m, n, k, c, 1, stride(n), false, a, 1, stride(k), b, 1, stride(n), 0.0, 1.0, false, false, false, gemm::Parallelism::None);
         }
         black_box(&mut self.c);
     }
@@ -111,10 +71,7 @@ impl Case {
 /// Multiply-adds in registers only: the roof.
 #[inline(always)]
 fn roof<S: Simd>(s: S, rounds: usize) -> f64 {
-    let (x, y) = (
-        S::F32::splat(s, black_box(0.999)),
-        S::F32::splat(s, black_box(0.001)),
-    );
+    let (x, y) = (S::F32::splat(s, black_box(0.999)), S::F32::splat(s, black_box(0.001)));
     let mut acc = [S::F32::splat(s, 1.0); 12];
     for _ in 0..rounds {
         for a in &mut acc {
@@ -153,18 +110,11 @@ fn by_turns(level: Level, case: &mut Case) -> [f64; 3] {
 fn table() {
     for level in Level::available().filter(|l| *l != Level::scalar()) {
         println!("{level}: GFLOP/s on one thread, best of turns");
-        println!(
-            "{:>16} {:>10} {:>10} {:>10} {:>8} {:>10}",
-            "M x K x N", "millstream", "gemm crate", "peak", "% peak", "vs gemm"
-        );
+        println!("{:>16} {:>10} {:>10} {:>10} {:>8} {:>10}", "M x K x N", "millstream", "gemm crate", "peak", "% peak", "vs gemm");
         for shape in SHAPES {
             let [ours, theirs, peak] = by_turns(level, &mut Case::new(level, shape));
             let name = format!("{}x{}x{}", shape.0, shape.1, shape.2);
-            println!(
-                "{name:>16} {ours:>10.1} {theirs:>10.1} {peak:>10.1} {:>8.1} {:>10.2}",
-                100.0 * ours / peak,
-                ours / theirs
-            );
+            println!("{name:>16} {ours:>10.1} {theirs:>10.1} {peak:>10.1} {:>8.1} {:>10.2}", 100.0 * ours / peak, ours / theirs);
         }
     }
 }
@@ -175,9 +125,7 @@ fn shapes(c: &mut Criterion) {
     for shape in SHAPES {
         let mut case = Case::new(level, shape);
         group.throughput(Throughput::Elements(case.flops() as u64));
-        group.bench_function(format!("{}x{}x{}", shape.0, shape.1, shape.2), |bench| {
-            bench.iter(|| case.ours())
-        });
+        group.bench_function(format!("{}x{}x{}", shape.0, shape.1, shape.2), |bench| bench.iter(|| case.ours()));
     }
     group.finish();
 }

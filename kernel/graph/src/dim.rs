@@ -102,10 +102,9 @@ impl Dim {
             (Some(a), Some(b)) => Dim::from(a.div_euclid(b) - i64::from(b < 0 && a.rem_euclid(b) != 0)),
             (_, Some(1)) => self.clone(),
             _ if self == other => Dim::from(1),
-            _ => self.exact_quotient(other).unwrap_or_else(|| Dim {
-                constant: 0,
-                terms: vec![(vec![Atom::FloorDiv(Box::new(self.clone()), Box::new(other.clone()))], 1)],
-            }),
+            _ => self
+                .exact_quotient(other)
+                .unwrap_or_else(|| Dim { constant: 0, terms: vec![(vec![Atom::FloorDiv(Box::new(self.clone()), Box::new(other.clone()))], 1)] }),
         }
     }
 

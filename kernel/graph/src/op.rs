@@ -256,11 +256,9 @@ impl<'a> InferCx<'a> {
                     _ if x == y => Ok(x),
                     (Some(1), _) => Ok(y),
                     (_, Some(1)) => Ok(x),
-                    (Some(p), Some(q)) => Err(InferError::Mismatch {
-                        what: "dims do not broadcast",
-                        left: alloc::format!("{p}"),
-                        right: alloc::format!("{q}"),
-                    }),
+                    (Some(p), Some(q)) => {
+                        Err(InferError::Mismatch { what: "dims do not broadcast", left: alloc::format!("{p}"), right: alloc::format!("{q}") })
+                    }
                     (Some(_), None) => Ok(x),
                     (None, Some(_)) => Ok(y),
                     (None, None) => Ok(self.fresh(&alloc::format!("broadcast{i}"))),

@@ -298,7 +298,10 @@ impl<'a> FunctionProto<'a> {
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum TypeProto<'a> {
     /// ONNX's number of the element type, and the shape if there is one.
-    Tensor { element: i64, shape: Option<Reader<'a>> },
+    Tensor {
+        element: i64,
+        shape: Option<Reader<'a>>,
+    },
     Sequence(Option<Reader<'a>>),
     Optional(Option<Reader<'a>>),
     /// What no graph of ours carries, in words.

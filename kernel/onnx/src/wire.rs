@@ -219,7 +219,11 @@ mod tests {
         assert_eq!((f[3].text().unwrap(), f[3].offset), ("hi", 119));
         assert!(f[0].bytes().is_err() && f[3].int().is_err());
         let mut doubles = Vec::new();
-        f[1].scalars(Scalar::Fixed64, |v| { doubles.push(v); Ok(()) }).unwrap();
+        f[1].scalars(Scalar::Fixed64, |v| {
+            doubles.push(v);
+            Ok(())
+        })
+        .unwrap();
         assert_eq!(doubles, [1]);
     }
 
@@ -234,7 +238,11 @@ mod tests {
         for bytes in [&[0x0a, 3, 1, 0x80, 0x01][..], &[0x08, 1, 0x08, 0x80, 0x01]] {
             let mut out = Vec::new();
             for f in fields(bytes).unwrap() {
-                f.scalars(Scalar::Varint, |v| { out.push(v); Ok(()) }).unwrap();
+                f.scalars(Scalar::Varint, |v| {
+                    out.push(v);
+                    Ok(())
+                })
+                .unwrap();
             }
             assert_eq!(out, [1, 128]);
         }

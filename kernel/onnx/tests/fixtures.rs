@@ -23,7 +23,11 @@ fn model(bytes: &'static [u8]) -> Model {
 }
 
 fn node<'g>(graph: &'g Graph, path: &str) -> &'g Node {
-    graph.nodes().map(|(_, n)| n).find(|n| &*n.path == path).unwrap_or_else(|| panic!("no {path} in {:?}", graph.nodes().map(|(_, n)| n.path.clone()).collect::<Vec<_>>()))
+    graph
+        .nodes()
+        .map(|(_, n)| n)
+        .find(|n| &*n.path == path)
+        .unwrap_or_else(|| panic!("no {path} in {:?}", graph.nodes().map(|(_, n)| n.path.clone()).collect::<Vec<_>>()))
 }
 
 fn name(graph: &Graph, id: ValueId) -> &str {
@@ -101,7 +105,12 @@ fn recursion_ends() {
 #[test]
 fn everything_unsupported_is_reported_at_once() {
     let mut registry = Registry::new();
-    registry.add(stub::schema("", "If", &[], &["then_branch", "else_branch"])).add(stub::schema("", "Relu", &[], &[])).add(stub::schema("", "Cast", &["to"], &[]));
+    registry.add(stub::schema("", "If", &[], &["then_branch", "else_branch"])).add(stub::schema("", "Relu", &[], &[])).add(stub::schema(
+        "",
+        "Cast",
+        &["to"],
+        &[],
+    ));
     let error = load(Arc::new(fixture!("unsupported.onnx")), &registry, &LoadOptions::default()).unwrap_err();
     let LoadError::Unsupported(problems) = &error else { panic!("{error}") };
     let mut found: Vec<(&str, &str)> = problems.iter().map(|p| (p.path.as_str(), p.op.as_str())).collect();
@@ -118,7 +127,8 @@ fn everything_unsupported_is_reported_at_once() {
 fn constant_nodes_are_constants() {
     let m = model(fixture!("constants.onnx"));
     assert_eq!(m.graph.nodes().count(), 0);
-    let found: Vec<(DType, Vec<usize>)> = m.graph.outputs().iter().map(|&v| m.graph.value(v).constant().unwrap()).map(|w| (w.dtype(), w.shape().to_vec())).collect();
+    let found: Vec<(DType, Vec<usize>)> =
+        m.graph.outputs().iter().map(|&v| m.graph.value(v).constant().unwrap()).map(|w| (w.dtype(), w.shape().to_vec())).collect();
     let expected: [(DType, &[usize]); 7] =
         [(DType::I64, &[1, 2]), (DType::F32, &[]), (DType::F32, &[2]), (DType::I64, &[]), (DType::I64, &[3]), (DType::String, &[]), (DType::String, &[2])];
     assert_eq!(found, expected.map(|(d, s)| (d, s.to_vec())));

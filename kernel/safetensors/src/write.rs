@@ -48,11 +48,7 @@ pub fn to_bytes<'a>(
             return Err(WriteError::Name(name.into()));
         }
         let dtype = to_format(view.dtype()).ok_or_else(|| WriteError::ElementType(name.into(), view.dtype()))?;
-        let data = if view.layout().is_row_major() {
-            Cow::Borrowed(view.bytes()?)
-        } else {
-            Cow::Owned(Tensor::from_view(view)?.view().bytes()?.to_vec())
-        };
+        let data = if view.layout().is_row_major() { Cow::Borrowed(view.bytes()?) } else { Cow::Owned(Tensor::from_view(view)?.view().bytes()?.to_vec()) };
         entries.push((name, Entry { dtype, shape: view.shape().dims(), data }));
     }
     let mut notes = metadata.into_iter().map(|(k, v)| (String::from(k), String::from(v))).peekable();

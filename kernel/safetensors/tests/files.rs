@@ -2,7 +2,7 @@
 #![allow(missing_docs)]
 
 use millstream_graph::{Declared, Graph, Source};
-use millstream_safetensors::{BindError, OpenError, WriteError, Weights, bind, to_bytes};
+use millstream_safetensors::{BindError, OpenError, Weights, WriteError, bind, to_bytes};
 use millstream_tensor::{Bool, DType, Layout, Shape, Tensor, TensorView};
 use proptest::prelude::*;
 use std::sync::Arc;
@@ -73,7 +73,8 @@ fn broken_files_are_errors() {
 #[test]
 fn sizes_that_overflow_are_errors() {
     let piece = (1u64 << 61) - 1;
-    let mut entries: Vec<String> = (0..8).map(|i| format!(r#""t{i}":{{"dtype":"U8","shape":[{piece}],"data_offsets":[{},{}]}}"#, i * piece, (i + 1) * piece)).collect();
+    let mut entries: Vec<String> =
+        (0..8).map(|i| format!(r#""t{i}":{{"dtype":"U8","shape":[{piece}],"data_offsets":[{},{}]}}"#, i * piece, (i + 1) * piece)).collect();
     entries.push(format!(r#""z":{{"dtype":"U8","shape":[7],"data_offsets":[{},{}]}}"#, 8 * piece, 8 * piece + 7));
     assert!(open(with_header(&format!("{{{}}}", entries.join(",")), 0)).is_err());
 }

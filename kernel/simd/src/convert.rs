@@ -112,11 +112,7 @@ fn bf16_widen<S: Simd>(s: S, src: &[u16], dst: &mut [f32]) {
 #[inline(always)]
 fn bf16_narrow<S: Simd>(s: S, src: &[f32], dst: &mut [u16]) {
     let lanes = S::F32::LANES;
-    let (half, one, quiet) = (
-        S::I32::splat(s, 0x7fff),
-        S::I32::splat(s, 1),
-        S::I32::splat(s, 0x40),
-    );
+    let (half, one, quiet) = (S::I32::splat(s, 0x7fff), S::I32::splat(s, 1), S::I32::splat(s, 0x40));
     let mut from = src.chunks_exact(lanes);
     let mut to = dst.chunks_exact_mut(lanes);
     for (x, y) in (&mut from).zip(&mut to) {
@@ -148,43 +144,26 @@ mod tests {
             f32_to_f16(level, &wide, &mut back);
             for i in 0..bits.len() {
                 let h = f16::from_bits(bits[i]);
-                assert!(
-                    h.is_nan() && wide[i].is_nan() && f16::from_bits(back[i]).is_nan()
-                        || (h.to_f32() == wide[i] && back[i] == bits[i])
-                );
+                assert!(h.is_nan() && wide[i].is_nan() && f16::from_bits(back[i]).is_nan() || (h.to_f32() == wide[i] && back[i] == bits[i]));
             }
             bf16_to_f32(level, &bits, &mut wide);
             f32_to_bf16(level, &wide, &mut back);
             for i in 0..bits.len() {
                 let h = bf16::from_bits(bits[i]);
-                assert!(
-                    h.is_nan() && wide[i].is_nan() && bf16::from_bits(back[i]).is_nan()
-                        || (h.to_f32() == wide[i] && back[i] == bits[i])
-                );
+                assert!(h.is_nan() && wide[i].is_nan() && bf16::from_bits(back[i]).is_nan() || (h.to_f32() == wide[i] && back[i] == bits[i]));
             }
         }
     }
 
     #[test]
     fn narrowing_rounds_as_half_does() {
-        let x: Vec<f32> = (0..200_003_u32)
-            .map(|i| f32::from_bits(i.wrapping_mul(2_654_435_761)))
-            .filter(|x| !x.is_nan())
-            .collect();
+        let x: Vec<f32> = (0..200_003_u32).map(|i| f32::from_bits(i.wrapping_mul(2_654_435_761))).filter(|x| !x.is_nan()).collect();
         for level in Level::available() {
             let mut y = vec![0; x.len()];
             f32_to_f16(level, &x, &mut y);
-            assert!(
-                x.iter()
-                    .zip(&y)
-                    .all(|(x, y)| f16::from_f32(*x).to_bits() == *y)
-            );
+            assert!(x.iter().zip(&y).all(|(x, y)| f16::from_f32(*x).to_bits() == *y));
             f32_to_bf16(level, &x, &mut y);
-            assert!(
-                x.iter()
-                    .zip(&y)
-                    .all(|(x, y)| bf16::from_f32(*x).to_bits() == *y)
-            );
+            assert!(x.iter().zip(&y).all(|(x, y)| bf16::from_f32(*x).to_bits() == *y));
         }
     }
 }

@@ -48,10 +48,7 @@ impl Level {
     /// Every level of this machine, from the narrowest to the widest.
     pub fn available() -> impl Iterator<Item = Self> {
         #[cfg(target_arch = "x86_64")]
-        let wider = [
-            Avx2::detect().map(Self::Avx2),
-            Avx512::detect().map(Self::Avx512),
-        ];
+        let wider = [Avx2::detect().map(Self::Avx2), Avx512::detect().map(Self::Avx512)];
         #[cfg(not(target_arch = "x86_64"))]
         let wider: [Option<Self>; 0] = [];
         core::iter::once(Self::scalar()).chain(wider.into_iter().flatten())
@@ -94,9 +91,7 @@ mod tests {
     #[test]
     #[cfg(target_arch = "x86_64")]
     fn detection_agrees_with_std() {
-        let avx2 = std::is_x86_feature_detected!("avx2")
-            && std::is_x86_feature_detected!("fma")
-            && std::is_x86_feature_detected!("f16c");
+        let avx2 = std::is_x86_feature_detected!("avx2") && std::is_x86_feature_detected!("fma") && std::is_x86_feature_detected!("f16c");
         assert_eq!(Level::named("avx2").is_some(), avx2);
         let avx512 = avx2
             && std::is_x86_feature_detected!("avx512f")
@@ -104,10 +99,7 @@ mod tests {
             && std::is_x86_feature_detected!("avx512dq")
             && std::is_x86_feature_detected!("avx512vl");
         assert_eq!(Level::named("avx512").is_some(), avx512);
-        assert_eq!(
-            crate::Avx512Vnni::detect().is_some(),
-            avx512 && std::is_x86_feature_detected!("avx512vnni")
-        );
+        assert_eq!(crate::Avx512Vnni::detect().is_some(), avx512 && std::is_x86_feature_detected!("avx512vnni"));
     }
 
     #[test]

@@ -39,13 +39,7 @@ pub fn map_in_place<S: Simd>(s: S, x: &mut [f32], f: impl Fn(S::F32) -> S::F32) 
 /// # Panics
 /// If the slices differ in length.
 #[inline(always)]
-pub fn zip_map<S: Simd>(
-    s: S,
-    a: &[f32],
-    b: &[f32],
-    dst: &mut [f32],
-    f: impl Fn(S::F32, S::F32) -> S::F32,
-) {
+pub fn zip_map<S: Simd>(s: S, a: &[f32], b: &[f32], dst: &mut [f32], f: impl Fn(S::F32, S::F32) -> S::F32) {
     assert!(a.len() == dst.len() && b.len() == dst.len());
     let (mut xs, mut ys) = (a.chunks_exact(S::F32::LANES), b.chunks_exact(S::F32::LANES));
     let mut to = dst.chunks_exact_mut(S::F32::LANES);
@@ -54,11 +48,7 @@ pub fn zip_map<S: Simd>(
     }
     let rest = to.into_remainder();
     if !rest.is_empty() {
-        f(
-            S::F32::load_partial(s, xs.remainder()),
-            S::F32::load_partial(s, ys.remainder()),
-        )
-        .store_partial(rest);
+        f(S::F32::load_partial(s, xs.remainder()), S::F32::load_partial(s, ys.remainder())).store_partial(rest);
     }
 }
 
@@ -67,12 +57,7 @@ pub fn zip_map<S: Simd>(
 /// # Panics
 /// If the slices differ in length.
 #[inline(always)]
-pub fn zip_map_in_place<S: Simd>(
-    s: S,
-    a: &mut [f32],
-    b: &[f32],
-    f: impl Fn(S::F32, S::F32) -> S::F32,
-) {
+pub fn zip_map_in_place<S: Simd>(s: S, a: &mut [f32], b: &[f32], f: impl Fn(S::F32, S::F32) -> S::F32) {
     assert_eq!(a.len(), b.len());
     let mut ys = b.chunks_exact(S::F32::LANES);
     let mut to = a.chunks_exact_mut(S::F32::LANES);
@@ -81,22 +66,13 @@ pub fn zip_map_in_place<S: Simd>(
     }
     let rest = to.into_remainder();
     if !rest.is_empty() {
-        f(
-            S::F32::load_partial(s, rest),
-            S::F32::load_partial(s, ys.remainder()),
-        )
-        .store_partial(rest);
+        f(S::F32::load_partial(s, rest), S::F32::load_partial(s, ys.remainder())).store_partial(rest);
     }
 }
 
 /// Folds `x` into one vector: `f(acc, x)` for each whole vector, in four independent chains that `f` then joins in order; a tail is padded with `identity`.
 #[inline(always)]
-pub fn fold<S: Simd>(
-    s: S,
-    x: &[f32],
-    identity: f32,
-    f: impl Fn(S::F32, S::F32) -> S::F32,
-) -> S::F32 {
+pub fn fold<S: Simd>(s: S, x: &[f32], identity: f32, f: impl Fn(S::F32, S::F32) -> S::F32) -> S::F32 {
     let lanes = S::F32::LANES;
     let neutral = S::F32::splat(s, identity);
     let mut acc = [neutral; 4];
@@ -166,14 +142,8 @@ mod tests {
                 dispatch!(level, s => super::zip_map(s, &x, &y, &mut z, |a, b| b - a));
                 dispatch!(level, s => super::zip_map_in_place(s, &mut z, &x, |a, b| a + b));
                 assert_eq!(z, y);
-                assert_eq!(
-                    dispatch!(level, s => super::sum(s, &x)),
-                    x.iter().sum::<f32>()
-                );
-                assert_eq!(
-                    dispatch!(level, s => super::max(s, &x)),
-                    x.iter().copied().fold(f32::NEG_INFINITY, f32::max)
-                );
+                assert_eq!(dispatch!(level, s => super::sum(s, &x)), x.iter().sum::<f32>());
+                assert_eq!(dispatch!(level, s => super::max(s, &x)), x.iter().copied().fold(f32::NEG_INFINITY, f32::max));
             }
         }
     }

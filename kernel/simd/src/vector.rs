@@ -35,16 +35,7 @@ pub trait Simd: Copy + Send + Sync + Debug + sealed::Sealed + 'static {
 /// Rounding is to nearest even. [`min`](SimdF32::min) and [`max`](SimdF32::max) return the SECOND operand if either is NaN or if both are zeros,
 /// on every level: `bound.max(x)` keeps a NaN in `x`, `x.max(bound)` replaces it.
 pub trait SimdF32<S: Simd>:
-    Copy
-    + Send
-    + Sync
-    + Debug
-    + Add<Output = Self>
-    + Sub<Output = Self>
-    + Mul<Output = Self>
-    + Div<Output = Self>
-    + Neg<Output = Self>
-    + 'static
+    Copy + Send + Sync + Debug + Add<Output = Self> + Sub<Output = Self> + Mul<Output = Self> + Div<Output = Self> + Neg<Output = Self> + 'static
 {
     /// Lanes of a vector.
     const LANES: usize;
@@ -229,16 +220,7 @@ pub trait SimdI32<S: Simd>:
 }
 
 /// One truth value for each lane.
-pub trait SimdMask:
-    Copy
-    + Send
-    + Sync
-    + Debug
-    + BitAnd<Output = Self>
-    + BitOr<Output = Self>
-    + Not<Output = Self>
-    + 'static
-{
+pub trait SimdMask: Copy + Send + Sync + Debug + BitAnd<Output = Self> + BitOr<Output = Self> + Not<Output = Self> + 'static {
     /// True if a lane is true.
     fn any(self) -> bool;
     /// True if all lanes are true.

@@ -48,12 +48,7 @@ fn unary<S: Simd>(s: S, x: &[f32], f: impl Fn(S::F32) -> S::F32) -> Vec<f32> {
 fn floats<S: Simd>(s: S) {
     let check = |name: &str, got: Vec<f32>, want: fn(f32) -> f32| {
         for (x, y) in SPECIAL.iter().zip(got) {
-            assert!(
-                same(want(*x), y),
-                "{name}({x}) = {y} at {}, want {}",
-                s.level(),
-                want(*x)
-            );
+            assert!(same(want(*x), y), "{name}({x}) = {y} at {}, want {}", s.level(), want(*x));
         }
     };
     check("abs", unary(s, &SPECIAL, |v| v.abs()), f32::abs);
@@ -62,11 +57,7 @@ fn floats<S: Simd>(s: S) {
     check("floor", unary(s, &SPECIAL, |v| v.floor()), f32::floor);
     check("ceil", unary(s, &SPECIAL, |v| v.ceil()), f32::ceil);
     check("trunc", unary(s, &SPECIAL, |v| v.trunc()), f32::trunc);
-    check(
-        "round",
-        unary(s, &SPECIAL, |v| v.round_ties_even()),
-        f32::round_ties_even,
-    );
+    check("round", unary(s, &SPECIAL, |v| v.round_ties_even()), f32::round_ties_even);
     for other in SPECIAL {
         let b = S::F32::splat(s, other);
         let one = S::F32::splat(s, 1.0);
@@ -76,53 +67,23 @@ fn floats<S: Simd>(s: S) {
             ("sub", unary(s, &SPECIAL, |v| v - b), |x, y| x - y),
             ("mul", unary(s, &SPECIAL, |v| v * b), |x, y| x * y),
             ("div", unary(s, &SPECIAL, |v| v / b), |x, y| x / y),
-            (
-                "copysign",
-                unary(s, &SPECIAL, |v| v.copysign(b)),
-                f32::copysign,
-            ),
-            ("min", unary(s, &SPECIAL, |v| v.min(b)), |x, y| {
-                if x < y { x } else { y }
-            }),
-            ("max", unary(s, &SPECIAL, |v| v.max(b)), |x, y| {
-                if x > y { x } else { y }
-            }),
-            (
-                "eq",
-                unary(s, &SPECIAL, |v| S::F32::select(v.eq(b), one, zero)),
-                |x, y| f32::from(x == y),
-            ),
-            (
-                "lt",
-                unary(s, &SPECIAL, |v| S::F32::select(v.lt(b), one, zero)),
-                |x, y| f32::from(x < y),
-            ),
-            (
-                "ge",
-                unary(s, &SPECIAL, |v| S::F32::select(v.ge(b), one, zero)),
-                |x, y| f32::from(x >= y),
-            ),
+            ("copysign", unary(s, &SPECIAL, |v| v.copysign(b)), f32::copysign),
+            ("min", unary(s, &SPECIAL, |v| v.min(b)), |x, y| if x < y { x } else { y }),
+            ("max", unary(s, &SPECIAL, |v| v.max(b)), |x, y| if x > y { x } else { y }),
+            ("eq", unary(s, &SPECIAL, |v| S::F32::select(v.eq(b), one, zero)), |x, y| f32::from(x == y)),
+            ("lt", unary(s, &SPECIAL, |v| S::F32::select(v.lt(b), one, zero)), |x, y| f32::from(x < y)),
+            ("ge", unary(s, &SPECIAL, |v| S::F32::select(v.ge(b), one, zero)), |x, y| f32::from(x >= y)),
         ];
         for (name, got, want) in pairs {
             for (x, y) in SPECIAL.iter().zip(got) {
-                assert!(
-                    same(want(*x, other), y),
-                    "{name}({x}, {other}) = {y} at {}",
-                    s.level()
-                );
+                assert!(same(want(*x, other), y), "{name}({x}, {other}) = {y} at {}", s.level());
             }
         }
     }
     for n in [-160, -149, -130, -126, -1, 0, 5, 127, 128] {
-        let got = unary(s, &[1.0, 1.25, -0.75], |v| {
-            v.scale_by_pow2(S::F32::splat(s, n as f32))
-        });
+        let got = unary(s, &[1.0, 1.25, -0.75], |v| v.scale_by_pow2(S::F32::splat(s, n as f32)));
         for (x, y) in [1.0, 1.25, -0.75].into_iter().zip(got) {
-            assert!(
-                same((x * f64::from(n).exp2()) as f32, y),
-                "{x} * 2^{n} = {y} at {}",
-                s.level()
-            );
+            assert!(same((x * f64::from(n).exp2()) as f32, y), "{x} * 2^{n} = {y} at {}", s.level());
         }
     }
 }
@@ -152,9 +113,7 @@ fn lanes<S: Simd>(s: S) {
 #[inline(always)]
 fn integers<S: Simd>(s: S) {
     let n = S::I32::LANES;
-    let x: Vec<i32> = (0..n)
-        .map(|i| (i as i32).wrapping_mul(-0x1234_5679))
-        .collect();
+    let x: Vec<i32> = (0..n).map(|i| (i as i32).wrapping_mul(-0x1234_5679)).collect();
     let v = S::I32::load(s, &x);
     let b = S::I32::splat(s, 77_777);
     let one = S::I32::splat(s, 1);
@@ -171,26 +130,15 @@ fn integers<S: Simd>(s: S) {
         (v.shr_logical(5), |x| (x as u32 >> 5) as i32),
         (v.min(b), |x| x.min(77_777)),
         (v.max(b), |x| x.max(77_777)),
-        (S::I32::select(v.gt(b), one, zero), |x| {
-            i32::from(x > 77_777)
-        }),
-        (S::I32::select(v.eq(b), one, zero), |x| {
-            i32::from(x == 77_777)
-        }),
+        (S::I32::select(v.gt(b), one, zero), |x| i32::from(x > 77_777)),
+        (S::I32::select(v.eq(b), one, zero), |x| i32::from(x == 77_777)),
     ];
     for (i, (got, want)) in table.into_iter().enumerate() {
         let mut y = vec![0; n];
         got.store(&mut y);
-        assert!(
-            x.iter().zip(&y).all(|(x, y)| want(*x) == *y),
-            "operation {i} at {}",
-            s.level()
-        );
+        assert!(x.iter().zip(&y).all(|(x, y)| want(*x) == *y), "operation {i} at {}", s.level());
     }
-    assert_eq!(
-        v.reduce_add(),
-        x.iter().fold(0, |a: i32, b| a.wrapping_add(*b))
-    );
+    assert_eq!(v.reduce_add(), x.iter().fold(0, |a: i32, b| a.wrapping_add(*b)));
     let bytes: Vec<u8> = (0..n).map(|i| (i * 37) as u8).collect();
     let signed: Vec<i8> = bytes.iter().map(|b| *b as i8).collect();
     let words: Vec<u16> = (0..n).map(|i| (i * 9_377) as u16).collect();

@@ -28,8 +28,20 @@ pub enum DType {
 impl DType {
     /// Every element type.
     pub const ALL: &[DType] = &[
-        DType::F32, DType::F64, DType::F16, DType::BF16, DType::I8, DType::I16, DType::I32, DType::I64, DType::U8, DType::U16,
-        DType::U32, DType::U64, DType::Bool, DType::String,
+        DType::F32,
+        DType::F64,
+        DType::F16,
+        DType::BF16,
+        DType::I8,
+        DType::I16,
+        DType::I32,
+        DType::I64,
+        DType::U8,
+        DType::U16,
+        DType::U32,
+        DType::U64,
+        DType::Bool,
+        DType::String,
     ];
 
     /// Bytes of one element; 0 for strings, which live outside of byte memory.

@@ -41,16 +41,8 @@ impl<'a, T> Tiles<'a, T> {
         if span > data.len() || (rows > 1 && row_stride < cols) || tile_rows == 0 || tile_cols == 0 {
             return None;
         }
-        let tiles = Tiles {
-            base: data.as_mut_ptr(),
-            rows,
-            cols,
-            row_stride,
-            tile_rows,
-            tile_cols,
-            claimed: [const { AtomicU64::new(0) }; WORDS],
-            memory: PhantomData,
-        };
+        let tiles =
+            Tiles { base: data.as_mut_ptr(), rows, cols, row_stride, tile_rows, tile_cols, claimed: [const { AtomicU64::new(0) }; WORDS], memory: PhantomData };
         (tiles.count() <= MAX_TILES).then_some(tiles)
     }
 

@@ -77,21 +77,13 @@ fn fold<T: Copy>(mut x: [T; N], f: impl Fn(T, T) -> T) -> T {
 #[inline(always)]
 fn trunc(x: f32) -> f32 {
     // From 2^23 on every value is an integer; NaN fails the comparison and passes through.
-    if x.abs() < 8_388_608.0 {
-        (x as i32 as f32).copysign(x)
-    } else {
-        x
-    }
+    if x.abs() < 8_388_608.0 { (x as i32 as f32).copysign(x) } else { x }
 }
 
 #[inline(always)]
 fn round_ties_even(x: f32) -> f32 {
     let magic = 8_388_608.0_f32.copysign(x);
-    if x.abs() < 8_388_608.0 {
-        ((x + magic) - magic).copysign(x)
-    } else {
-        x
-    }
+    if x.abs() < 8_388_608.0 { ((x + magic) - magic).copysign(x) } else { x }
 }
 
 #[inline(always)]
@@ -216,23 +208,11 @@ impl SimdF32<Scalar> for F32x8 {
     }
     #[inline(always)]
     fn min(self, other: Self) -> Self {
-        Self(array::from_fn(|i| {
-            if self.0[i] < other.0[i] {
-                self.0[i]
-            } else {
-                other.0[i]
-            }
-        }))
+        Self(array::from_fn(|i| if self.0[i] < other.0[i] { self.0[i] } else { other.0[i] }))
     }
     #[inline(always)]
     fn max(self, other: Self) -> Self {
-        Self(array::from_fn(|i| {
-            if self.0[i] > other.0[i] {
-                self.0[i]
-            } else {
-                other.0[i]
-            }
-        }))
+        Self(array::from_fn(|i| if self.0[i] > other.0[i] { self.0[i] } else { other.0[i] }))
     }
     #[inline(always)]
     fn abs(self) -> Self {
@@ -289,9 +269,7 @@ impl SimdF32<Scalar> for F32x8 {
     }
     #[inline(always)]
     fn select(mask: Mask8, yes: Self, no: Self) -> Self {
-        Self(array::from_fn(|i| {
-            f32::from_bits((yes.0[i].to_bits() & mask.0[i]) | (no.0[i].to_bits() & !mask.0[i]))
-        }))
+        Self(array::from_fn(|i| f32::from_bits((yes.0[i].to_bits() & mask.0[i]) | (no.0[i].to_bits() & !mask.0[i]))))
     }
 
     #[inline(always)]
@@ -400,9 +378,7 @@ impl SimdI32<Scalar> for I32x8 {
     }
     #[inline(always)]
     fn select(mask: Mask8, yes: Self, no: Self) -> Self {
-        Self(array::from_fn(|i| {
-            (yes.0[i] & mask.0[i] as i32) | (no.0[i] & !mask.0[i] as i32)
-        }))
+        Self(array::from_fn(|i| (yes.0[i] & mask.0[i] as i32) | (no.0[i] & !mask.0[i] as i32)))
     }
     #[inline(always)]
     fn reduce_add(self) -> i32 {

@@ -12,19 +12,7 @@ pub fn exp<S: Simd>(s: S, x: S::F32) -> S::F32 {
     // The high part of ln 2 has trailing zeros, so that n times it is exact even without FMA.
     let r = n.mul_add(splat(s, -0.693_145_75), x);
     let r = n.mul_add(splat(s, -1.428_606_8e-6), r);
-    let p = horner(
-        s,
-        r,
-        &[
-            1.378_059_4e-3,
-            8.373_124_5e-3,
-            4.166_953_6e-2,
-            1.666_647_2e-1,
-            4.999_998_5e-1,
-            1.0,
-            1.0,
-        ],
-    );
+    let p = horner(s, r, &[1.378_059_4e-3, 8.373_124_5e-3, 4.166_953_6e-2, 1.666_647_2e-1, 4.999_998_5e-1, 1.0, 1.0]);
     p.scale_by_pow2(n)
 }
 

@@ -11,30 +11,16 @@ pub fn ln<S: Simd>(s: S, x: S::F32) -> S::F32 {
     let bits = scaled.to_bits();
     let e = (bits - S::I32::splat(s, 0x3f2a_aaab)) & S::I32::splat(s, 0xff80_0000_u32 as i32);
     let m = S::F32::from_bits(bits - e);
-    let exponent = e.to_f32().mul_add(
-        splat(s, 1.0 / 8_388_608.0),
-        S::F32::select(tiny, splat(s, -23.0), splat(s, 0.0)),
-    );
+    let exponent = e.to_f32().mul_add(splat(s, 1.0 / 8_388_608.0), S::F32::select(tiny, splat(s, -23.0), splat(s, 0.0)));
     let f = m - splat(s, 1.0);
     let f2 = f * f;
     // Even and odd coefficients apart, for two shorter chains.
-    let r = splat(s, -0.130_310_06)
-        .mul_add(f2, splat(s, -0.121_483_51))
-        .mul_add(f2, splat(s, -0.166_846_13))
-        .mul_add(f2, splat(s, -0.249_996_2));
-    let t = splat(s, 0.140_869_14)
-        .mul_add(f2, splat(s, 0.139_814_85))
-        .mul_add(f2, splat(s, 0.200_120_35));
-    let r = t
-        .mul_add(f, r)
-        .mul_add(f, splat(s, 0.333_331_97))
-        .mul_add(f, splat(s, -0.5));
+    let r = splat(s, -0.130_310_06).mul_add(f2, splat(s, -0.121_483_51)).mul_add(f2, splat(s, -0.166_846_13)).mul_add(f2, splat(s, -0.249_996_2));
+    let t = splat(s, 0.140_869_14).mul_add(f2, splat(s, 0.139_814_85)).mul_add(f2, splat(s, 0.200_120_35));
+    let r = t.mul_add(f, r).mul_add(f, splat(s, 0.333_331_97)).mul_add(f, splat(s, -0.5));
     let r = r.mul_add(f2, f);
     // ln 2 in two parts, the first of which times any exponent is exact.
-    let r = exponent.mul_add(
-        splat(s, 0.693_145_75),
-        exponent.mul_add(splat(s, 1.428_606_8e-6), r),
-    );
+    let r = exponent.mul_add(splat(s, 0.693_145_75), exponent.mul_add(splat(s, 1.428_606_8e-6), r));
     let r = S::F32::select(x.eq(splat(s, f32::INFINITY)), x, r);
     let r = S::F32::select(x.eq(splat(s, 0.0)), splat(s, f32::NEG_INFINITY), r);
     // Negative numbers and NaN.

@@ -167,10 +167,7 @@ impl Not for Mask8 {
     type Output = Self;
     #[inline(always)]
     fn not(self) -> Self {
-        Self(isa!(_mm256_xor_ps(
-            self.0,
-            _mm256_castsi256_ps(_mm256_set1_epi32(-1))
-        )))
+        Self(isa!(_mm256_xor_ps(self.0, _mm256_castsi256_ps(_mm256_set1_epi32(-1)))))
     }
 }
 
@@ -261,27 +258,19 @@ impl SimdF32<Avx2> for F32x8 {
     }
     #[inline(always)]
     fn floor(self) -> Self {
-        Self(isa!(_mm256_round_ps::<
-            { _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC },
-        >(self.0)))
+        Self(isa!(_mm256_round_ps::<{ _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC }>(self.0)))
     }
     #[inline(always)]
     fn ceil(self) -> Self {
-        Self(isa!(_mm256_round_ps::<
-            { _MM_FROUND_TO_POS_INF | _MM_FROUND_NO_EXC },
-        >(self.0)))
+        Self(isa!(_mm256_round_ps::<{ _MM_FROUND_TO_POS_INF | _MM_FROUND_NO_EXC }>(self.0)))
     }
     #[inline(always)]
     fn round_ties_even(self) -> Self {
-        Self(isa!(_mm256_round_ps::<
-            { _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC },
-        >(self.0)))
+        Self(isa!(_mm256_round_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(self.0)))
     }
     #[inline(always)]
     fn trunc(self) -> Self {
-        Self(isa!(_mm256_round_ps::<
-            { _MM_FROUND_TO_ZERO | _MM_FROUND_NO_EXC },
-        >(self.0)))
+        Self(isa!(_mm256_round_ps::<{ _MM_FROUND_TO_ZERO | _MM_FROUND_NO_EXC }>(self.0)))
     }
     #[inline(always)]
     fn scale_by_pow2(self, n: Self) -> Self {
@@ -289,21 +278,13 @@ impl SimdF32<Avx2> for F32x8 {
         Self(isa!({
             let (low, high) = (_mm256_set1_epi32(-100), _mm256_set1_epi32(100));
             let clamp = |x| _mm256_max_epi32(low, _mm256_min_epi32(high, x));
-            let pow2 = |e| {
-                _mm256_castsi256_ps(_mm256_slli_epi32::<23>(_mm256_add_epi32(
-                    e,
-                    _mm256_set1_epi32(127),
-                )))
-            };
+            let pow2 = |e| _mm256_castsi256_ps(_mm256_slli_epi32::<23>(_mm256_add_epi32(e, _mm256_set1_epi32(127))));
             let n = _mm256_cvttps_epi32(n.0);
             let a = clamp(n);
             let n = _mm256_sub_epi32(n, a);
             let b = clamp(n);
             let c = clamp(_mm256_sub_epi32(n, b));
-            _mm256_mul_ps(
-                _mm256_mul_ps(_mm256_mul_ps(self.0, pow2(a)), pow2(b)),
-                pow2(c),
-            )
+            _mm256_mul_ps(_mm256_mul_ps(_mm256_mul_ps(self.0, pow2(a)), pow2(b)), pow2(c))
         }))
     }
 
@@ -415,10 +396,7 @@ impl SimdI32<Avx2> for I32x8 {
         // SAFETY: dst has N bytes; self proves the instructions.
         unsafe {
             let low = _mm256_and_si256(self.0, _mm256_set1_epi32(0xff));
-            let words = _mm_packus_epi32(
-                _mm256_castsi256_si128(low),
-                _mm256_extracti128_si256::<1>(low),
-            );
+            let words = _mm_packus_epi32(_mm256_castsi256_si128(low), _mm256_extracti128_si256::<1>(low));
             _mm_storel_epi64(dst.as_mut_ptr().cast(), _mm_packus_epi16(words, words));
         }
     }
@@ -444,23 +422,15 @@ impl SimdI32<Avx2> for I32x8 {
     }
     #[inline(always)]
     fn eq(self, other: Self) -> Mask8 {
-        Mask8(isa!(_mm256_castsi256_ps(_mm256_cmpeq_epi32(
-            self.0, other.0
-        ))))
+        Mask8(isa!(_mm256_castsi256_ps(_mm256_cmpeq_epi32(self.0, other.0))))
     }
     #[inline(always)]
     fn gt(self, other: Self) -> Mask8 {
-        Mask8(isa!(_mm256_castsi256_ps(_mm256_cmpgt_epi32(
-            self.0, other.0
-        ))))
+        Mask8(isa!(_mm256_castsi256_ps(_mm256_cmpgt_epi32(self.0, other.0))))
     }
     #[inline(always)]
     fn select(mask: Mask8, yes: Self, no: Self) -> Self {
-        Self(isa!(_mm256_blendv_epi8(
-            no.0,
-            yes.0,
-            _mm256_castps_si256(mask.0)
-        )))
+        Self(isa!(_mm256_blendv_epi8(no.0, yes.0, _mm256_castps_si256(mask.0))))
     }
     #[inline(always)]
     fn reduce_add(self) -> i32 {
@@ -493,22 +463,12 @@ impl Avx2 {
     #[inline(always)]
     pub(crate) fn f16_to_f32(self, src: &[u16; N], dst: &mut [f32; N]) {
         // SAFETY: both arrays have N elements; self proves the instructions.
-        unsafe {
-            _mm256_storeu_ps(
-                dst.as_mut_ptr(),
-                _mm256_cvtph_ps(_mm_loadu_si128(src.as_ptr().cast())),
-            )
-        }
+        unsafe { _mm256_storeu_ps(dst.as_mut_ptr(), _mm256_cvtph_ps(_mm_loadu_si128(src.as_ptr().cast()))) }
     }
 
     #[inline(always)]
     pub(crate) fn f32_to_f16(self, src: &[f32; N], dst: &mut [u16; N]) {
         // SAFETY: both arrays have N elements; self proves the instructions.
-        unsafe {
-            _mm_storeu_si128(
-                dst.as_mut_ptr().cast(),
-                _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(_mm256_loadu_ps(src.as_ptr())),
-            )
-        }
+        unsafe { _mm_storeu_si128(dst.as_mut_ptr().cast(), _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(_mm256_loadu_ps(src.as_ptr()))) }
     }
 }

@@ -56,11 +56,7 @@ pub struct Avx512Vnni {
 impl Avx512Vnni {
     /// The token, if this machine has the instructions.
     pub fn detect() -> Option<Self> {
-        if detect::has(detect::AVX512_VNNI) {
-            Avx512::detect().map(|base| Self { base })
-        } else {
-            None
-        }
+        if detect::has(detect::AVX512_VNNI) { Avx512::detect().map(|base| Self { base }) } else { None }
     }
 
     /// The level that is included.
@@ -306,27 +302,19 @@ impl SimdF32<Avx512> for F32x16 {
     }
     #[inline(always)]
     fn floor(self) -> Self {
-        Self(isa!(_mm512_roundscale_ps::<
-            { _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC },
-        >(self.0)))
+        Self(isa!(_mm512_roundscale_ps::<{ _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC }>(self.0)))
     }
     #[inline(always)]
     fn ceil(self) -> Self {
-        Self(isa!(_mm512_roundscale_ps::<
-            { _MM_FROUND_TO_POS_INF | _MM_FROUND_NO_EXC },
-        >(self.0)))
+        Self(isa!(_mm512_roundscale_ps::<{ _MM_FROUND_TO_POS_INF | _MM_FROUND_NO_EXC }>(self.0)))
     }
     #[inline(always)]
     fn round_ties_even(self) -> Self {
-        Self(isa!(_mm512_roundscale_ps::<
-            { _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC },
-        >(self.0)))
+        Self(isa!(_mm512_roundscale_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(self.0)))
     }
     #[inline(always)]
     fn trunc(self) -> Self {
-        Self(isa!(_mm512_roundscale_ps::<
-            { _MM_FROUND_TO_ZERO | _MM_FROUND_NO_EXC },
-        >(self.0)))
+        Self(isa!(_mm512_roundscale_ps::<{ _MM_FROUND_TO_ZERO | _MM_FROUND_NO_EXC }>(self.0)))
     }
     #[inline(always)]
     fn scale_by_pow2(self, n: Self) -> Self {
@@ -475,10 +463,7 @@ impl SimdI32<Avx512> for I32x16 {
     #[inline(always)]
     fn reduce_add(self) -> i32 {
         isa!({
-            let v = _mm256_add_epi32(
-                _mm512_castsi512_si256(self.0),
-                _mm512_extracti64x4_epi64::<1>(self.0),
-            );
+            let v = _mm256_add_epi32(_mm512_castsi512_si256(self.0), _mm512_extracti64x4_epi64::<1>(self.0));
             let v = _mm_add_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256::<1>(v));
             let v = _mm_add_epi32(v, _mm_shuffle_epi32::<0b01_00_11_10>(v));
             _mm_cvtsi128_si32(_mm_add_epi32(v, _mm_shuffle_epi32::<0b10_11_00_01>(v)))
@@ -506,22 +491,12 @@ impl Avx512 {
     #[inline(always)]
     pub(crate) fn f16_to_f32(self, src: &[u16; N], dst: &mut [f32; N]) {
         // SAFETY: both arrays have N elements; self proves the instructions.
-        unsafe {
-            _mm512_storeu_ps(
-                dst.as_mut_ptr(),
-                _mm512_cvtph_ps(_mm256_loadu_si256(src.as_ptr().cast())),
-            )
-        }
+        unsafe { _mm512_storeu_ps(dst.as_mut_ptr(), _mm512_cvtph_ps(_mm256_loadu_si256(src.as_ptr().cast()))) }
     }
 
     #[inline(always)]
     pub(crate) fn f32_to_f16(self, src: &[f32; N], dst: &mut [u16; N]) {
         // SAFETY: both arrays have N elements; self proves the instructions.
-        unsafe {
-            _mm256_storeu_si256(
-                dst.as_mut_ptr().cast(),
-                _mm512_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(_mm512_loadu_ps(src.as_ptr())),
-            )
-        }
+        unsafe { _mm256_storeu_si256(dst.as_mut_ptr().cast(), _mm512_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(_mm512_loadu_ps(src.as_ptr()))) }
     }
 }

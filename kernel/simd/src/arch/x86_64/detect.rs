@@ -30,12 +30,7 @@ fn query() -> u8 {
     }
     let one = __cpuid(1);
     let seven = __cpuid_count(7, 0);
-    let (osxsave, avx, fma, f16c) = (
-        bit(one.ecx, 27),
-        bit(one.ecx, 28),
-        bit(one.ecx, 12),
-        bit(one.ecx, 29),
-    );
+    let (osxsave, avx, fma, f16c) = (bit(one.ecx, 27), bit(one.ecx, 28), bit(one.ecx, 12), bit(one.ecx, 29));
     if !osxsave {
         return 0;
     }
