@@ -41,7 +41,7 @@ start = time.perf_counter()
 session = ort.InferenceSession(folder + "/model.onnx", options, providers=["CPUExecutionProvider"])
 load = (time.perf_counter() - start) * 1e3
 session.run(None, inputs)
-print(json.dumps({"load_ms": load, "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}), flush=True)
+print(json.dumps({"load_ms": load, "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6}), flush=True)
 for line in sys.stdin:
     times, end = [], time.perf_counter() + float(line)
     for _ in range(3):
@@ -97,7 +97,7 @@ def compare(python, millstream, folder, threads, rounds, seconds):
         "model": folder.name,
         "threads": threads,
         "level": turns[0]["level"],
-        "max_error": max(turn["max_error"] for turn in turns),
+        "max_error": max(float("inf") if turn["max_error"] is None else turn["max_error"] for turn in turns),
         "millstream_ms": statistics.median(turn["median_ms"] for turn in turns),
         "onnxruntime_ms": statistics.median(peer.medians),
         "ratio": statistics.median(ratios),
