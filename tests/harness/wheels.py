@@ -80,14 +80,14 @@ def pip(python, section, action, *options):
     with tempfile.NamedTemporaryFile("w", suffix=".txt") as requirements:
         requirements.write("\n".join(pins(section)) + "\n")
         requirements.flush()
-        command = [python, "-m", "pip", action, "--quiet", "--disable-pip-version-check", "--require-hashes", *options, "-r", requirements.name]
+        command = [python, "-m", "pip", action, "--quiet", "--disable-pip-version-check", "--require-hashes", "--retries", "1", *options, "-r", requirements.name]
         for attempt in range(TRIES):
             say(f"fetching the wheels of [{section}], try {attempt + 1} of {TRIES}")
             done = subprocess.run([str(c) for c in command], stdin=subprocess.DEVNULL, capture_output=True, text=True)
             if done.returncode == 0:
                 return
             say(done.stderr.strip()[-2000:])
-            if "HASHES" in done.stderr or "No matching distribution" in done.stderr:
+            if "HASHES" in done.stderr or ("No matching distribution" in done.stderr and "connection" not in done.stderr):
                 break  # not the network: another try ends alike
             time.sleep(5 * (attempt + 1))
     raise Failed(
