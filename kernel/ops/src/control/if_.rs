@@ -57,7 +57,9 @@ mod tests {
             }
             Subgraph { graph, captures: vec![] }
         };
-        let build = |bodies: &[Subgraph]| DEF.instantiate(13, BuildCx { version: 13, attributes: &Attributes::default(), inputs: 1, outputs: 1, subgraphs: bodies }).is_ok();
+        let build = |bodies: &[Subgraph]| {
+            DEF.instantiate(13, BuildCx { version: 13, attributes: &Attributes::default(), inputs: 1, outputs: 1, subgraphs: bodies }).is_ok()
+        };
         assert!(build(&[branch(1), branch(1)]));
         assert!(!build(&[branch(1), branch(2)]));
         assert!(!build(&[branch(1)]));

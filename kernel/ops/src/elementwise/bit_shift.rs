@@ -3,7 +3,7 @@
 use super::zip::{Zip, zip_op};
 use crate::numeric::Types;
 use alloc::boxed::Box;
-use millstream_graph::{Arity, BuildError, BuildCx, OpDef};
+use millstream_graph::{Arity, BuildCx, BuildError, OpDef};
 
 /// The operator's schema.
 pub const DEF: OpDef = OpDef {
@@ -54,7 +54,13 @@ mod tests {
         let bits = 8 * case.tensor(0).dtype().size() as u32;
         zip(case, None, |a, b| {
             let (a, b) = (a as u64, b as u32);
-            let y = if b >= bits { 0 } else if left { a << b } else { a >> b };
+            let y = if b >= bits {
+                0
+            } else if left {
+                a << b
+            } else {
+                a >> b
+            };
             (y & (u64::MAX >> (64 - bits))) as f64
         })
     }

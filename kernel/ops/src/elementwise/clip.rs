@@ -17,9 +17,7 @@ pub const DEF: OpDef = OpDef {
     attributes: &["min", "max"],
     subgraphs: &[],
     dtypes: "floats and integers",
-    build: |cx: &BuildCx<'_>| {
-        Ok(Box::new(Clip { min: cx.attributes.float("min")?.copied(), max: cx.attributes.float("max")?.copied() }))
-    },
+    build: |cx: &BuildCx<'_>| Ok(Box::new(Clip { min: cx.attributes.float("min")?.copied(), max: cx.attributes.float("max")?.copied() })),
 };
 
 /// min(max(x, low), high).
@@ -127,11 +125,27 @@ fn clip<S: Simd>(s: S, x: Operand<'_, f32>, y: &mut [f32], low: f32, high: f32) 
     let (low, high) = (S::F32::splat(s, low), S::F32::splat(s, high));
     // With the bounds first, NaN stays.
     match x {
-        Operand::Same => slice::map_in_place(s, y, #[inline(always)] |x| high.min(low.max(x))),
-        Operand::Run(x) => slice::map(s, x, y, #[inline(always)] |x| high.min(low.max(x))),
+        Operand::Same => slice::map_in_place(
+            s,
+            y,
+            #[inline(always)]
+            |x| high.min(low.max(x)),
+        ),
+        Operand::Run(x) => slice::map(
+            s,
+            x,
+            y,
+            #[inline(always)]
+            |x| high.min(low.max(x)),
+        ),
         Operand::Splat(x) => {
             y.fill(x);
-            slice::map_in_place(s, y, #[inline(always)] |x| high.min(low.max(x)));
+            slice::map_in_place(
+                s,
+                y,
+                #[inline(always)]
+                |x| high.min(low.max(x)),
+            );
         }
     }
 }
@@ -143,14 +157,15 @@ mod tests {
     use millstream_tensor::Tensor;
 
     fn reference(case: &Case) -> Vec<Tensor> {
-        let bound = |name: &str, i: usize, default: f32| {
-            case.optional(i).map_or_else(|| case.float_or(name, default), |b| testing::reals(b)[0])
-        };
+        let bound = |name: &str, i: usize, default: f32| case.optional(i).map_or_else(|| case.float_or(name, default), |b| testing::reals(b)[0]);
         let (low, high) = (bound("min", 1, f32::NEG_INFINITY), bound("max", 2, f32::INFINITY));
-        testing::map(case, |x| if x < low { low } else { x }).into_iter().map(|y| {
-            let clipped: Vec<f64> = testing::reals(&y).into_iter().map(|x| if x > high { high } else { x }).collect();
-            testing::from_reals(y.dtype(), y.shape(), &clipped)
-        }).collect()
+        testing::map(case, |x| if x < low { low } else { x })
+            .into_iter()
+            .map(|y| {
+                let clipped: Vec<f64> = testing::reals(&y).into_iter().map(|x| if x > high { high } else { x }).collect();
+                testing::from_reals(y.dtype(), y.shape(), &clipped)
+            })
+            .collect()
     }
 
     op_tests! { DEF, reference, Tolerance::EXACT;

@@ -45,9 +45,7 @@ pub(crate) fn eval<C: Compare>(c: &C, cx: &mut EvalCx<'_>) -> Result<(), EvalErr
     by_dtype!(all, dtype, T => run::<T>(cx, &real, &int))
 }
 
-fn run<T: Number>(
-    cx: &mut EvalCx<'_>, real: &(dyn Fn(f64, f64) -> bool + Sync), int: &(dyn Fn(i128, i128) -> bool + Sync),
-) -> Result<(), EvalError> {
+fn run<T: Number>(cx: &mut EvalCx<'_>, real: &(dyn Fn(f64, f64) -> bool + Sync), int: &(dyn Fn(i128, i128) -> bool + Sync)) -> Result<(), EvalError> {
     let test = |a: T, b: T| if T::DTYPE.is_float() { real(Number::to_f64(a), Number::to_f64(b)) } else { int(a.to_i128(), b.to_i128()) };
     let (a, b, mut y) = (cx.input::<T>(0)?, cx.input::<T>(1)?, cx.output::<Bool>(0)?);
     each2(cx, Some(a), Some(b), &mut y, 4, &|a, b, y| match (a, b) {

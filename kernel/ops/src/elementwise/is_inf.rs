@@ -61,7 +61,8 @@ mod tests {
 
     fn reference(case: &Case) -> Vec<Tensor> {
         let x = case.tensor(0);
-        let test = |x: f64| (x == f64::INFINITY && case.int_or("detect_positive", 1) != 0) || (x == f64::NEG_INFINITY && case.int_or("detect_negative", 1) != 0);
+        let test =
+            |x: f64| (x == f64::INFINITY && case.int_or("detect_positive", 1) != 0) || (x == f64::NEG_INFINITY && case.int_or("detect_negative", 1) != 0);
         vec![from_reals(DType::Bool, x.shape(), &reals(x).into_iter().map(|x: f64| f64::from(u8::from(test(x)))).collect::<Vec<f64>>())]
     }
 

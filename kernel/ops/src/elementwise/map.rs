@@ -73,19 +73,33 @@ pub(crate) fn eval<M: Map>(m: &M, cx: &mut EvalCx<'_>) -> Result<(), EvalError> 
 #[inline(always)]
 fn vector_run<S: Simd, M: Map>(s: S, m: &M, x: Operand<'_, f32>, y: &mut [f32]) {
     match x {
-        Operand::Same => slice::map_in_place(s, y, #[inline(always)] |x| m.vector(s, x)),
-        Operand::Run(x) => slice::map(s, x, y, #[inline(always)] |x| m.vector(s, x)),
+        Operand::Same => slice::map_in_place(
+            s,
+            y,
+            #[inline(always)]
+            |x| m.vector(s, x),
+        ),
+        Operand::Run(x) => slice::map(
+            s,
+            x,
+            y,
+            #[inline(always)]
+            |x| m.vector(s, x),
+        ),
         Operand::Splat(x) => {
             y.fill(x);
-            slice::map_in_place(s, y, #[inline(always)] |x| m.vector(s, x));
+            slice::map_in_place(
+                s,
+                y,
+                #[inline(always)]
+                |x| m.vector(s, x),
+            );
         }
     }
 }
 
 /// Any type: floats through f64, the others through i128.
-fn slow<T: Number>(
-    cx: &mut EvalCx<'_>, work: usize, real: &(dyn Fn(f64) -> f64 + Sync), int: &(dyn Fn(i128) -> i128 + Sync),
-) -> Result<(), EvalError> {
+fn slow<T: Number>(cx: &mut EvalCx<'_>, work: usize, real: &(dyn Fn(f64) -> f64 + Sync), int: &(dyn Fn(i128) -> i128 + Sync)) -> Result<(), EvalError> {
     let f = |x: T| if T::DTYPE.is_float() { T::from_f64(real(Number::to_f64(x))) } else { T::from_i128(int(x.to_i128())) };
     let (x, mut y) = (source::<T>(cx, 0)?, cx.output::<T>(0)?);
     each1(cx, x, &mut y, work, &|x, y| match x {

@@ -40,11 +40,7 @@ impl Zip for Max {
 
     fn dim(&self, a: &Dim, b: &Dim) -> Option<Dim> {
         let difference = a.sub(b);
-        if difference.at_least(0) {
-            Some(a.clone())
-        } else {
-            difference.at_most(0).then(|| b.clone())
-        }
+        if difference.at_least(0) { Some(a.clone()) } else { difference.at_most(0).then(|| b.clone()) }
     }
 }
 zip_op!(Max; &[(0, 0)]);

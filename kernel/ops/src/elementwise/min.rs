@@ -40,11 +40,7 @@ impl Zip for Min {
 
     fn dim(&self, a: &Dim, b: &Dim) -> Option<Dim> {
         let difference = a.sub(b);
-        if difference.at_most(0) {
-            Some(a.clone())
-        } else {
-            difference.at_least(0).then(|| b.clone())
-        }
+        if difference.at_most(0) { Some(a.clone()) } else { difference.at_least(0).then(|| b.clone()) }
     }
 }
 zip_op!(Min; &[(0, 0)]);

@@ -70,8 +70,19 @@ fn vector_run<S: Simd>(s: S, a: Operand<'_, f32>, exponent: f64, y: &mut [f32]) 
     macro_rules! over {
         ($x:ident => $e:expr) => {
             match a {
-                Operand::Same => slice::map_in_place(s, y, #[inline(always)] |$x: S::F32| $e),
-                Operand::Run(a) => slice::map(s, a, y, #[inline(always)] |$x: S::F32| $e),
+                Operand::Same => slice::map_in_place(
+                    s,
+                    y,
+                    #[inline(always)]
+                    |$x: S::F32| $e,
+                ),
+                Operand::Run(a) => slice::map(
+                    s,
+                    a,
+                    y,
+                    #[inline(always)]
+                    |$x: S::F32| $e,
+                ),
                 Operand::Splat(_) => return false,
             }
         };
@@ -125,7 +136,13 @@ fn int_power(base: i128, exponent: i128) -> i128 {
             result
         }
         (1, _) => 1,
-        (-1, e) => if e % 2 == 0 { 1 } else { -1 },
+        (-1, e) => {
+            if e % 2 == 0 {
+                1
+            } else {
+                -1
+            }
+        }
         _ => 0,
     }
 }

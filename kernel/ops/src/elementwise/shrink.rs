@@ -56,7 +56,15 @@ mod tests {
 
     fn reference(case: &Case) -> Vec<Tensor> {
         let (l, b) = (case.float_or("lambd", 0.5), case.float_or("bias", 0.0));
-        map(case, |x| if x < -l { x + b } else if x > l { x - b } else { 0.0 })
+        map(case, |x| {
+            if x < -l {
+                x + b
+            } else if x > l {
+                x - b
+            } else {
+                0.0
+            }
+        })
     }
 
     op_tests! { DEF, reference, Tolerance::F32;

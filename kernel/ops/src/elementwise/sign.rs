@@ -49,7 +49,15 @@ mod tests {
     use millstream_tensor::{DType, Tensor};
 
     fn reference(case: &Case) -> Vec<Tensor> {
-        map(case, |x| if x > 0.0 { 1.0 } else if x < 0.0 { -1.0 } else { x })
+        map(case, |x| {
+            if x > 0.0 {
+                1.0
+            } else if x < 0.0 {
+                -1.0
+            } else {
+                x
+            }
+        })
     }
 
     op_tests! { DEF, reference, Tolerance::EXACT;

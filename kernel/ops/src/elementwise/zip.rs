@@ -120,7 +120,10 @@ pub(crate) fn eval_mean(cx: &mut EvalCx<'_>) -> Result<(), EvalError> {
 
 /// Any type: floats through f64, the others through i128.
 fn slow<'a, T: Number>(
-    cx: &mut EvalCx<'a>, work: usize, real: &(dyn Fn(f64, f64) -> f64 + Sync), int: &(dyn Fn(i128, i128) -> i128 + Sync),
+    cx: &mut EvalCx<'a>,
+    work: usize,
+    real: &(dyn Fn(f64, f64) -> f64 + Sync),
+    int: &(dyn Fn(i128, i128) -> i128 + Sync),
 ) -> Result<ViewMut<'a, T>, EvalError> {
     let f = |a: T, b: T| {
         if T::DTYPE.is_float() { T::from_f64(real(Number::to_f64(a), Number::to_f64(b))) } else { T::from_i128(int(a.to_i128(), b.to_i128())) }
@@ -146,9 +149,7 @@ fn refuse_zero<T: Number>(cx: &EvalCx<'_>) -> Result<(), EvalError> {
 }
 
 /// Runs `f` over the first two inputs, then over the output and each further input; returns the output. One input is copied.
-fn fold<'a, T: Number>(
-    cx: &mut EvalCx<'a>, work: usize, f: &(dyn Fn(Operand<'_, T>, Operand<'_, T>, &mut [T]) + Sync),
-) -> Result<ViewMut<'a, T>, EvalError> {
+fn fold<'a, T: Number>(cx: &mut EvalCx<'a>, work: usize, f: &(dyn Fn(Operand<'_, T>, Operand<'_, T>, &mut [T]) + Sync)) -> Result<ViewMut<'a, T>, EvalError> {
     let a = source::<T>(cx, 0)?;
     let rest: Vec<Option<View<'_, T>>> = (1..cx.inputs()).map(|i| source::<T>(cx, i)).collect::<Result<_, _>>()?;
     let mut y = cx.output::<T>(0)?;
@@ -169,31 +170,77 @@ fn fold<'a, T: Number>(
 fn vector_run<S: Simd, Z: Zip>(s: S, z: &Z, a: Operand<'_, f32>, b: Operand<'_, f32>, y: &mut [f32]) {
     let splat = |x| S::F32::splat(s, x);
     match (a, b) {
-        (Operand::Run(a), Operand::Run(b)) => slice::zip_map(s, a, b, y, #[inline(always)] |a, b| z.vector(s, a, b)),
+        (Operand::Run(a), Operand::Run(b)) => slice::zip_map(
+            s,
+            a,
+            b,
+            y,
+            #[inline(always)]
+            |a, b| z.vector(s, a, b),
+        ),
         (Operand::Run(a), Operand::Splat(b)) => {
             let b = splat(b);
-            slice::map(s, a, y, #[inline(always)] |a| z.vector(s, a, b));
+            slice::map(
+                s,
+                a,
+                y,
+                #[inline(always)]
+                |a| z.vector(s, a, b),
+            );
         }
         (Operand::Splat(a), Operand::Run(b)) => {
             let a = splat(a);
-            slice::map(s, b, y, #[inline(always)] |b| z.vector(s, a, b));
+            slice::map(
+                s,
+                b,
+                y,
+                #[inline(always)]
+                |b| z.vector(s, a, b),
+            );
         }
         (Operand::Splat(a), Operand::Splat(b)) => {
             let mut one = [0.0];
             z.vector(s, splat(a), splat(b)).store_partial(&mut one);
             y.fill(one[0]);
         }
-        (Operand::Same, Operand::Run(b)) => slice::zip_map_in_place(s, y, b, #[inline(always)] |y, b| z.vector(s, y, b)),
+        (Operand::Same, Operand::Run(b)) => slice::zip_map_in_place(
+            s,
+            y,
+            b,
+            #[inline(always)]
+            |y, b| z.vector(s, y, b),
+        ),
         (Operand::Same, Operand::Splat(b)) => {
             let b = splat(b);
-            slice::map_in_place(s, y, #[inline(always)] |y| z.vector(s, y, b));
+            slice::map_in_place(
+                s,
+                y,
+                #[inline(always)]
+                |y| z.vector(s, y, b),
+            );
         }
-        (Operand::Run(a), Operand::Same) => slice::zip_map_in_place(s, y, a, #[inline(always)] |y, a| z.vector(s, a, y)),
+        (Operand::Run(a), Operand::Same) => slice::zip_map_in_place(
+            s,
+            y,
+            a,
+            #[inline(always)]
+            |y, a| z.vector(s, a, y),
+        ),
         (Operand::Splat(a), Operand::Same) => {
             let a = splat(a);
-            slice::map_in_place(s, y, #[inline(always)] |y| z.vector(s, a, y));
+            slice::map_in_place(
+                s,
+                y,
+                #[inline(always)]
+                |y| z.vector(s, a, y),
+            );
         }
-        (Operand::Same, Operand::Same) => slice::map_in_place(s, y, #[inline(always)] |y| z.vector(s, y, y)),
+        (Operand::Same, Operand::Same) => slice::map_in_place(
+            s,
+            y,
+            #[inline(always)]
+            |y| z.vector(s, y, y),
+        ),
     }
 }
 

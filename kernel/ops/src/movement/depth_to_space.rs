@@ -1,7 +1,10 @@
 //! `DepthToSpace`: blocks of channels become blocks of pixels. `DCR` takes the block from the outer part of the channels, `CRD` from
 //! the inner part.
 
-use crate::{movement::strided::{self, Walk}, shape::relabel};
+use crate::{
+    movement::strided::{self, Walk},
+    shape::relabel,
+};
 use alloc::{boxed::Box, string::ToString, vec, vec::Vec};
 use millstream_graph::{Arity, BuildCx, BuildError, Dim, EvalCx, EvalError, Fact, InferCx, InferError, Op, OpDef, Permutation, StepCx};
 use millstream_tensor::{Order, Shape};

@@ -257,7 +257,8 @@ mod tests {
         let x = case.tensor(0);
         let rank = x.shape().rank();
         let pads = case.optional(1).map(|p| p.as_slice::<i64>().unwrap().to_vec()).unwrap_or_else(|| case.attributes.ints("pads").unwrap().unwrap().clone());
-        let axes: Vec<usize> = case.optional(3).map_or((0..rank).collect(), |a| a.as_slice::<i64>().unwrap().iter().map(|&a| (a + rank as i64) as usize % rank).collect());
+        let axes: Vec<usize> =
+            case.optional(3).map_or((0..rank).collect(), |a| a.as_slice::<i64>().unwrap().iter().map(|&a| (a + rank as i64) as usize % rank).collect());
         let value = case.optional(2).map_or(case.attributes.float_or("value", 0.0).unwrap(), |v| v.as_slice::<f32>().unwrap()[0]);
         let mode = case.attributes.string_or("mode", "constant").unwrap();
         let mut before = vec![0i64; rank];
@@ -267,20 +268,39 @@ mod tests {
             dims[a] = (dims[a] as i64 + pads[i] + pads[axes.len() + i]) as usize;
         }
         let view = x.view().typed::<f32>().unwrap();
-        let out: Vec<f32> = (0..dims.iter().product()).map(|n: usize| {
-            let (mut rest, mut index, mut inside) = (n, vec![0; rank], true);
-            for a in (0..rank).rev() {
-                let mut i = (rest % dims[a]) as i64 - before[a];
-                rest /= dims[a];
-                let d = x.shape()[a] as i64;
-                while mode != "constant" && !(0..d).contains(&i) {
-                    i = match mode { "edge" => i.clamp(0, d - 1), "wrap" => if i < 0 { i + d } else { i - d }, _ if d == 1 => 0, _ => if i < 0 { -i } else { 2 * d - 2 - i } };
+        let out: Vec<f32> = (0..dims.iter().product())
+            .map(|n: usize| {
+                let (mut rest, mut index, mut inside) = (n, vec![0; rank], true);
+                for a in (0..rank).rev() {
+                    let mut i = (rest % dims[a]) as i64 - before[a];
+                    rest /= dims[a];
+                    let d = x.shape()[a] as i64;
+                    while mode != "constant" && !(0..d).contains(&i) {
+                        i = match mode {
+                            "edge" => i.clamp(0, d - 1),
+                            "wrap" => {
+                                if i < 0 {
+                                    i + d
+                                } else {
+                                    i - d
+                                }
+                            }
+                            _ if d == 1 => 0,
+                            _ => {
+                                if i < 0 {
+                                    -i
+                                } else {
+                                    2 * d - 2 - i
+                                }
+                            }
+                        };
+                    }
+                    inside &= (0..d).contains(&i);
+                    index[a] = i.max(0) as usize;
                 }
-                inside &= (0..d).contains(&i);
-                index[a] = i.max(0) as usize;
-            }
-            if inside { view.at(&index).unwrap() } else { value }
-        }).collect();
+                if inside { view.at(&index).unwrap() } else { value }
+            })
+            .collect();
         vec![t(&dims, &out)]
     }
 

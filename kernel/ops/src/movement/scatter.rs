@@ -34,14 +34,33 @@ impl Reduction {
             Reduction::None => new,
             Reduction::Add => old.plus(new),
             Reduction::Mul => old.times(new),
-            Reduction::Max => if order(&new, &old) == Ordering::Greater { new } else { old },
-            Reduction::Min => if order(&new, &old) == Ordering::Less { new } else { old },
+            Reduction::Max => {
+                if order(&new, &old) == Ordering::Greater {
+                    new
+                } else {
+                    old
+                }
+            }
+            Reduction::Min => {
+                if order(&new, &old) == Ordering::Less {
+                    new
+                } else {
+                    old
+                }
+            }
         }
     }
 }
 
 /// Output 0 is a copy of input 0 in which row n of input `updates`, `row` elements long, lands at element `start(n)`.
-pub(crate) fn make(cx: &mut EvalCx<'_>, reduction: Reduction, updates: usize, rows: usize, row: usize, start: impl Fn(usize) -> usize) -> Result<(), EvalError> {
+pub(crate) fn make(
+    cx: &mut EvalCx<'_>,
+    reduction: Reduction,
+    updates: usize,
+    rows: usize,
+    row: usize,
+    start: impl Fn(usize) -> usize,
+) -> Result<(), EvalError> {
     if !cx.wants(0) {
         return Ok(());
     }
@@ -66,7 +85,15 @@ pub(crate) fn make(cx: &mut EvalCx<'_>, reduction: Reduction, updates: usize, ro
     cx.set_value(0, Value::Tensor(out))
 }
 
-fn write(reduction: Reduction, data: TensorView<'_>, updates: TensorView<'_>, to: TensorViewMut<'_>, rows: usize, row: usize, start: impl Fn(usize) -> usize) -> Result<(), EvalError> {
+fn write(
+    reduction: Reduction,
+    data: TensorView<'_>,
+    updates: TensorView<'_>,
+    to: TensorViewMut<'_>,
+    rows: usize,
+    row: usize,
+    start: impl Fn(usize) -> usize,
+) -> Result<(), EvalError> {
     if to.shape() != data.shape() {
         return Err(EvalError::Output(0));
     }

@@ -1,7 +1,11 @@
 //! `ScatterElements`: the data with some elements replaced, or combined with updates: update n goes
 //! to its own place but for its index along `axis`.
 
-use super::{gather_elements::source, index, scatter::{self, Reduction}};
+use super::{
+    gather_elements::source,
+    index,
+    scatter::{self, Reduction},
+};
 use alloc::{boxed::Box, vec, vec::Vec};
 use millstream_graph::{Arity, BuildCx, EvalCx, EvalError, Fact, InferCx, InferError, Op, OpDef};
 
@@ -73,7 +77,13 @@ mod tests {
             }
             index[axis] = if v < 0 { v + x.shape()[axis] as i64 } else { v } as usize;
             let (to, new) = (&mut out[x.view().layout().offset(&index).unwrap()], u.as_slice::<f32>().unwrap()[n]);
-            *to = match case.attributes.string_or("reduction", "none").unwrap() { "add" => *to + new, "mul" => *to * new, "max" => to.max(new), "min" => to.min(new), _ => new };
+            *to = match case.attributes.string_or("reduction", "none").unwrap() {
+                "add" => *to + new,
+                "mul" => *to * new,
+                "max" => to.max(new),
+                "min" => to.min(new),
+                _ => new,
+            };
         }
         vec![t(x.shape(), &out)]
     }

@@ -1,6 +1,9 @@
 //! `ScatterND`: the data with slices replaced, or combined with updates, each at an index tuple: the last axis of the indices.
 
-use super::{index, scatter::{self, Reduction}};
+use super::{
+    index,
+    scatter::{self, Reduction},
+};
 use alloc::{boxed::Box, vec, vec::Vec};
 use millstream_graph::{Arity, BuildCx, EvalCx, EvalError, Fact, InferCx, InferError, Op, OpDef};
 
@@ -63,10 +66,20 @@ mod tests {
         let row: usize = x.shape()[depth..].iter().product();
         let mut out = x.as_slice::<f32>().unwrap().to_vec();
         for (n, tuple) in i.as_slice::<i64>().unwrap().chunks(depth).enumerate() {
-            let at: usize = tuple.iter().enumerate().map(|(k, &v)| (if v < 0 { v + x.shape()[k] as i64 } else { v }) as usize * x.shape()[k + 1..].iter().product::<usize>()).sum();
+            let at: usize = tuple
+                .iter()
+                .enumerate()
+                .map(|(k, &v)| (if v < 0 { v + x.shape()[k] as i64 } else { v }) as usize * x.shape()[k + 1..].iter().product::<usize>())
+                .sum();
             for j in 0..row {
                 let (to, new) = (&mut out[at + j], u.as_slice::<f32>().unwrap()[n * row + j]);
-                *to = match case.attributes.string_or("reduction", "none").unwrap() { "add" => *to + new, "mul" => *to * new, "max" => to.max(new), "min" => to.min(new), _ => new };
+                *to = match case.attributes.string_or("reduction", "none").unwrap() {
+                    "add" => *to + new,
+                    "mul" => *to * new,
+                    "max" => to.max(new),
+                    "min" => to.min(new),
+                    _ => new,
+                };
             }
         }
         vec![t(x.shape(), &out)]

@@ -1,6 +1,9 @@
 //! `SpaceToDepth`: blocks of pixels become channels.
 
-use crate::{movement::strided::{self, Walk}, shape::relabel};
+use crate::{
+    movement::strided::{self, Walk},
+    shape::relabel,
+};
 use alloc::{boxed::Box, string::ToString, vec, vec::Vec};
 use millstream_graph::{Arity, BuildCx, BuildError, Dim, EvalCx, EvalError, Fact, InferCx, InferError, Op, OpDef, Permutation, StepCx};
 use millstream_tensor::{Order, Shape};
@@ -54,7 +57,12 @@ impl Op for SpaceToDepth {
         strided::make(cx, 0, 0, &dims, |layout, order| {
             let s = strided::signed(layout);
             let step = b as isize;
-            let axes = [[(dims[0], s[0]), (1, 0), (1, 0)], [(b, s[2]), (b, s[3]), (x[1], s[1])], [(dims[2], s[2] * step), (1, 0), (1, 0)], [(dims[3], s[3] * step), (1, 0), (1, 0)]];
+            let axes = [
+                [(dims[0], s[0]), (1, 0), (1, 0)],
+                [(b, s[2]), (b, s[3]), (x[1], s[1])],
+                [(dims[2], s[2] * step), (1, 0), (1, 0)],
+                [(dims[3], s[3] * step), (1, 0), (1, 0)],
+            ];
             let mut walk = Walk::new(0);
             for axis in order.axes() {
                 axes[axis].iter().for_each(|&(dim, stride)| walk.push(dim, stride));

@@ -1,7 +1,10 @@
 //! `Split`: the input cut along an axis. Sizes are an attribute (versions 2, 11) or input 1 (from 13), or all parts are equal;
 //! with `num_outputs` (18) the last one may be smaller.
 
-use crate::movement::{index, strided::{self, Walk}};
+use crate::movement::{
+    index,
+    strided::{self, Walk},
+};
 use alloc::{boxed::Box, vec, vec::Vec};
 use millstream_graph::{Arity, BuildCx, Dim, EvalCx, EvalError, Fact, InferCx, InferError, Op, OpDef, Permutation, StepCx};
 use millstream_tensor::Order;
@@ -114,16 +117,23 @@ mod tests {
         let d = x.shape()[axis];
         let sizes: Vec<usize> = match case.optional(1).map(|s| s.as_slice::<i64>().unwrap().to_vec()).or(case.attributes.ints("split").unwrap().cloned()) {
             Some(s) => s.iter().map(|&s| s as usize).collect(),
-            None => { let p = d.div_ceil(case.outputs); (0..case.outputs).map(|i| p.min(d - i * p)).collect() }
+            None => {
+                let p = d.div_ceil(case.outputs);
+                (0..case.outputs).map(|i| p.min(d - i * p)).collect()
+            }
         };
         let outer: usize = x.shape()[..axis].iter().product();
         let block = x.shape()[axis + 1..].iter().product::<usize>() * x.dtype().size();
         let mut first = 0;
-        sizes.iter().map(|&s| {
-            let bytes: Vec<u8> = (0..outer).flat_map(|o| x.view().bytes().unwrap()[(o * d + first) * block..(o * d + first + s) * block].to_vec()).collect();
-            first += s;
-            Tensor::from_bytes(x.dtype(), x.shape().with(axis, s).dims(), &bytes).unwrap()
-        }).collect()
+        sizes
+            .iter()
+            .map(|&s| {
+                let bytes: Vec<u8> =
+                    (0..outer).flat_map(|o| x.view().bytes().unwrap()[(o * d + first) * block..(o * d + first + s) * block].to_vec()).collect();
+                first += s;
+                Tensor::from_bytes(x.dtype(), x.shape().with(axis, s).dims(), &bytes).unwrap()
+            })
+            .collect()
     }
 
     op_tests! { DEF, reference, Tolerance::EXACT;

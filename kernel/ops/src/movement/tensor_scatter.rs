@@ -1,6 +1,9 @@
 //! `TensorScatter`: a cache in which each batch row's new steps are written from its own position on, going round if `circular`.
 
-use super::{index, scatter::{self, Reduction}};
+use super::{
+    index,
+    scatter::{self, Reduction},
+};
 use alloc::{boxed::Box, string::ToString, vec, vec::Vec};
 use millstream_graph::{Arity, BuildCx, BuildError, EvalCx, EvalError, Fact, InferCx, InferError, Op, OpDef};
 

@@ -1,6 +1,9 @@
 //! `Tile`: the input repeated along each axis.
 
-use crate::movement::{index, strided::{self, Walk}};
+use crate::movement::{
+    index,
+    strided::{self, Walk},
+};
 use alloc::{boxed::Box, vec, vec::Vec};
 use millstream_graph::{Arity, BuildCx, Dim, EvalCx, EvalError, Fact, InferCx, InferError, Op, OpDef, Permutation, StepCx};
 use millstream_tensor::{Order, Shape};

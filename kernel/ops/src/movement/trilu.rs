@@ -74,7 +74,8 @@ mod tests {
         let [.., r, c] = x.shape()[..] else { panic!("a matrix") };
         let k = case.optional(1).map_or(0, |k| k.as_slice::<i64>().unwrap()[0]);
         let keep = |i: i64, j: i64| if case.int_or("upper", 1) != 0 { j - i >= k } else { j - i <= k };
-        let out: Vec<f32> = x.as_slice::<f32>().unwrap().iter().enumerate().map(|(n, &v)| if keep((n / c % r) as i64, (n % c) as i64) { v } else { 0.0 }).collect();
+        let out: Vec<f32> =
+            x.as_slice::<f32>().unwrap().iter().enumerate().map(|(n, &v)| if keep((n / c % r) as i64, (n % c) as i64) { v } else { 0.0 }).collect();
         vec![t(x.shape(), &out)]
     }
 

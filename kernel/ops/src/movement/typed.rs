@@ -7,10 +7,22 @@ use millstream_tensor::{Element, bf16, f16};
 macro_rules! by_width {
     ($dtype:expr, $w:ident => $body:expr) => {
         match $dtype.size() {
-            1 => { type $w = u8; $body }
-            2 => { type $w = u16; $body }
-            4 => { type $w = u32; $body }
-            8 => { type $w = u64; $body }
+            1 => {
+                type $w = u8;
+                $body
+            }
+            2 => {
+                type $w = u16;
+                $body
+            }
+            4 => {
+                type $w = u32;
+                $body
+            }
+            8 => {
+                type $w = u64;
+                $body
+            }
             _ => return Err(millstream_graph::EvalError::DType($dtype)),
         }
     };
@@ -20,18 +32,54 @@ macro_rules! by_width {
 macro_rules! by_number {
     ($dtype:expr, $t:ident => $body:expr) => {
         match $dtype {
-            millstream_tensor::DType::F32 => { type $t = f32; $body }
-            millstream_tensor::DType::F64 => { type $t = f64; $body }
-            millstream_tensor::DType::F16 => { type $t = millstream_tensor::f16; $body }
-            millstream_tensor::DType::BF16 => { type $t = millstream_tensor::bf16; $body }
-            millstream_tensor::DType::I8 => { type $t = i8; $body }
-            millstream_tensor::DType::I16 => { type $t = i16; $body }
-            millstream_tensor::DType::I32 => { type $t = i32; $body }
-            millstream_tensor::DType::I64 => { type $t = i64; $body }
-            millstream_tensor::DType::U8 => { type $t = u8; $body }
-            millstream_tensor::DType::U16 => { type $t = u16; $body }
-            millstream_tensor::DType::U32 => { type $t = u32; $body }
-            millstream_tensor::DType::U64 => { type $t = u64; $body }
+            millstream_tensor::DType::F32 => {
+                type $t = f32;
+                $body
+            }
+            millstream_tensor::DType::F64 => {
+                type $t = f64;
+                $body
+            }
+            millstream_tensor::DType::F16 => {
+                type $t = millstream_tensor::f16;
+                $body
+            }
+            millstream_tensor::DType::BF16 => {
+                type $t = millstream_tensor::bf16;
+                $body
+            }
+            millstream_tensor::DType::I8 => {
+                type $t = i8;
+                $body
+            }
+            millstream_tensor::DType::I16 => {
+                type $t = i16;
+                $body
+            }
+            millstream_tensor::DType::I32 => {
+                type $t = i32;
+                $body
+            }
+            millstream_tensor::DType::I64 => {
+                type $t = i64;
+                $body
+            }
+            millstream_tensor::DType::U8 => {
+                type $t = u8;
+                $body
+            }
+            millstream_tensor::DType::U16 => {
+                type $t = u16;
+                $body
+            }
+            millstream_tensor::DType::U32 => {
+                type $t = u32;
+                $body
+            }
+            millstream_tensor::DType::U64 => {
+                type $t = u64;
+                $body
+            }
             other => return Err(millstream_graph::EvalError::DType(other)),
         }
     };

@@ -2,7 +2,11 @@
 //!
 //! Training (`training_mode`, or the outputs that only training has) is refused.
 
-use crate::{carve::{carve, carved}, grains, numeric::Number};
+use crate::{
+    carve::{carve, carved},
+    grains,
+    numeric::Number,
+};
 use alloc::{boxed::Box, format, vec, vec::Vec};
 use millstream_graph::{Arity, BuildCx, BuildError, EvalCx, EvalError, Fact, InferCx, InferError, Op, OpDef, Permutation, Scratch, StepCx};
 use millstream_simd::{Simd, SimdF32, dispatch, slice};
@@ -108,7 +112,10 @@ impl BatchNormalization {
                 let row = grain * rows + i;
                 let x = x.map(|x| &x[row * inner..(row + 1) * inner]);
                 let (f, t) = (factor[row % channels], term[row % channels]);
-                if inner > 1 && T::DTYPE == DType::F32 && let Ok(y) = bytemuck::try_cast_slice_mut::<T, f32>(y) {
+                if inner > 1
+                    && T::DTYPE == DType::F32
+                    && let Ok(y) = bytemuck::try_cast_slice_mut::<T, f32>(y)
+                {
                     let x = x.and_then(|x| bytemuck::try_cast_slice::<T, f32>(x).ok());
                     dispatch!(level, s => line(s, x, y, f as f32, t as f32));
                     continue;
@@ -127,8 +134,19 @@ impl BatchNormalization {
 fn line<S: Simd>(s: S, x: Option<&[f32]>, y: &mut [f32], factor: f32, term: f32) {
     let (f, t) = (S::F32::splat(s, factor), S::F32::splat(s, term));
     match x {
-        Some(x) => slice::map(s, x, y, #[inline(always)] |x| x.mul_add(f, t)),
-        None => slice::map_in_place(s, y, #[inline(always)] |x| x.mul_add(f, t)),
+        Some(x) => slice::map(
+            s,
+            x,
+            y,
+            #[inline(always)]
+            |x| x.mul_add(f, t),
+        ),
+        None => slice::map_in_place(
+            s,
+            y,
+            #[inline(always)]
+            |x| x.mul_add(f, t),
+        ),
     }
 }
 

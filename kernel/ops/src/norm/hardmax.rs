@@ -52,7 +52,11 @@ mod tests {
     use alloc::vec;
     use millstream_tensor::{DType, Tensor};
 
-    fn line(v: &[f64]) -> Vec<f64> { let m = v.iter().copied().fold(f64::NEG_INFINITY, f64::max); let at = v.iter().position(|&x| x == m); (0..v.len()).map(|i| f64::from(u8::from(Some(i) == at))).collect() }
+    fn line(v: &[f64]) -> Vec<f64> {
+        let m = v.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        let at = v.iter().position(|&x| x == m);
+        (0..v.len()).map(|i| f64::from(u8::from(Some(i) == at))).collect()
+    }
 
     fn reference(case: &Case) -> Vec<Tensor> {
         let x = case.tensor(0);

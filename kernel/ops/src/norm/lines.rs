@@ -203,7 +203,12 @@ fn row<S: Simd>(s: S, line: Line, x: Option<&[f32]>, y: &mut [f32]) {
         at += n;
     }
     let scale = splat(1.0) / splat((sum + other).reduce_add());
-    slice::map_in_place(s, y, #[inline(always)] |y| y * scale);
+    slice::map_in_place(
+        s,
+        y,
+        #[inline(always)]
+        |y| y * scale,
+    );
 }
 
 /// Lines side by side: element `i` of line `c` is `y[i * inner + c]`. In place.

@@ -52,7 +52,11 @@ mod tests {
     use alloc::vec;
     use millstream_tensor::{DType, Tensor};
 
-    fn line(v: &[f64]) -> Vec<f64> { let m = v.iter().copied().fold(f64::NEG_INFINITY, f64::max); let s: f64 = v.iter().map(|x| (x - m).exp()).sum(); v.iter().map(|x| x - m - s.ln()).collect() }
+    fn line(v: &[f64]) -> Vec<f64> {
+        let m = v.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        let s: f64 = v.iter().map(|x| (x - m).exp()).sum();
+        v.iter().map(|x| x - m - s.ln()).collect()
+    }
 
     fn reference(case: &Case) -> Vec<Tensor> {
         let x = case.tensor(0);

@@ -123,12 +123,7 @@ impl<'a, T: Number> Factors<'a, T> {
             (Some(s), Some(Some(b))) => Ok(Factors::Same(s, Some(b))),
             _ => {
                 let stretch = |v: View<'a, T>| v.layout().broadcast_to(*layout.shape()).map(|l| (v, l));
-                Ok(Factors::Stretched {
-                    scale: stretch(scale)?,
-                    bias: bias.map(stretch).transpose()?,
-                    order: layout.order().ok_or(TensorError::Strided)?,
-                    n,
-                })
+                Ok(Factors::Stretched { scale: stretch(scale)?, bias: bias.map(stretch).transpose()?, order: layout.order().ok_or(TensorError::Strided)?, n })
             }
         }
     }

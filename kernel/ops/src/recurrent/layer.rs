@@ -10,7 +10,10 @@
 //! An element's sums do not depend on the batch's other rows: each is one chain over the inner dim.
 
 use super::activation::Activation;
-use crate::{carve::{carve, carved}, matmul::product};
+use crate::{
+    carve::{carve, carved},
+    matmul::product,
+};
 use alloc::{boxed::Box, string::ToString, sync::Arc, vec, vec::Vec};
 use core::fmt::Debug;
 use millstream_gemm::{Epilogue, Gemm, Lhs, PackedB, PackedRef, Rhs, pack_into, packed_len};
@@ -75,11 +78,7 @@ fn directions(cx: &BuildCx<'_>) -> Result<&'static [bool], BuildError> {
 }
 
 /// Builds a layer around the cell that `cell` makes from each direction's activations and the clip threshold.
-pub(crate) fn build<C: Cell>(
-    cx: &BuildCx<'_>,
-    defaults: &[Activation],
-    cell: impl FnOnce(Vec<Vec<Activation>>, f32) -> C,
-) -> Result<Box<dyn Op>, BuildError> {
+pub(crate) fn build<C: Cell>(cx: &BuildCx<'_>, defaults: &[Activation], cell: impl FnOnce(Vec<Vec<Activation>>, f32) -> C) -> Result<Box<dyn Op>, BuildError> {
     let backwards = directions(cx)?;
     let activations = super::activation::parse(cx, backwards.len(), defaults)?;
     let batch_first = match cx.attributes.int_or("layout", 0)? {
@@ -187,7 +186,11 @@ impl<C: Cell> Op for Layer<C> {
         let (bias, first_h) = (dense(cx, 3)?, dense(cx, 5)?);
         let (first_c, peepholes) = if C::MEMORY { (dense(cx, 6)?, dense(cx, 7)?) } else { (None, None) };
         let states = directions * d.batch * hidden;
-        if !of_length(bias, directions * 2 * width) || !of_length(first_h, states) || !of_length(first_c, states) || !of_length(peepholes, directions * 3 * hidden) {
+        if !of_length(bias, directions * 2 * width)
+            || !of_length(first_h, states)
+            || !of_length(first_c, states)
+            || !of_length(peepholes, directions * 3 * hidden)
+        {
             return Err(EvalError::Invalid("the shapes of the biases, states or peepholes do not fit the layer"));
         }
         let lengths = self.lengths(cx, &d)?;
@@ -196,8 +199,13 @@ impl<C: Cell> Op for Layer<C> {
         let (joined, late) = (take(width)?, take(width)?);
         let (h, c, mid) = (take(d.batch * hidden)?, take(if C::MEMORY { d.batch * hidden } else { 0 })?, take(d.batch * hidden)?);
         let (gates, pre) = (take(d.batch * width)?, take(d.steps * d.batch * width)?);
-        let own_w = if cx.packed::<Weights>(1).is_some() { None } else { Some((dense(cx, 1)?.ok_or(EvalError::MissingInput(1))?, take(packed_len(level, d.input, width))?)) };
-        let own_r = if cx.packed::<Weights>(2).is_some() { None } else { Some((dense(cx, 2)?.ok_or(EvalError::MissingInput(2))?, take(self.packed_r(level, &d))?)) };
+        let own_w = if cx.packed::<Weights>(1).is_some() {
+            None
+        } else {
+            Some((dense(cx, 1)?.ok_or(EvalError::MissingInput(1))?, take(packed_len(level, d.input, width))?))
+        };
+        let own_r =
+            if cx.packed::<Weights>(2).is_some() { None } else { Some((dense(cx, 2)?.ok_or(EvalError::MissingInput(2))?, take(self.packed_r(level, &d))?)) };
         let (mut own_w, mut own_r) = (own_w, own_r);
         let (packed_w, packed_r) = (cx.packed::<Weights>(1), cx.packed::<Weights>(2));
         let mut y = if cx.wants(0) { Some(cx.output::<f32>(0)?.into_data()) } else { None };
@@ -208,7 +216,10 @@ impl<C: Cell> Op for Layer<C> {
             join_biases(&self.cell, bias.map(|b| &b[dir * 2 * width..(dir + 1) * 2 * width]), joined, late);
             let w = match (packed_w, &mut own_w) {
                 (Some(w), _) => w.0.get(dir).map(PackedB::view).ok_or(EvalError::MissingInput(1))?,
-                (None, Some((w, memory))) => pack_into(level, transposed(&w[dir * width * d.input..(dir + 1) * width * d.input], d.input), d.input, width, memory).map_err(product::refused)?,
+                (None, Some((w, memory))) => {
+                    pack_into(level, transposed(&w[dir * width * d.input..(dir + 1) * width * d.input], d.input), d.input, width, memory)
+                        .map_err(product::refused)?
+                }
                 _ => return Err(EvalError::MissingInput(1)),
             };
             let r = match (packed_r, &mut own_r) {
@@ -326,7 +337,8 @@ impl<C: Cell> Layer<C> {
         if lengths.shape().elements() != d.batch {
             return Err(EvalError::Invalid("there is not one sequence length for each batch row"));
         }
-        let length = |n: i32| usize::try_from(n).ok().filter(|&n| n <= d.steps).ok_or(EvalError::Element { what: "a sequence length is out of range", value: n.into() });
+        let length =
+            |n: i32| usize::try_from(n).ok().filter(|&n| n <= d.steps).ok_or(EvalError::Element { what: "a sequence length is out of range", value: n.into() });
         lengths.iter().map(length).collect()
     }
 }

@@ -5,7 +5,10 @@
 //! C = f' ∘ C + i ∘ g      o = f(… Po ∘ C …)      H = o ∘ h(C)
 //! ```
 
-use super::{activation::Activation, layer::{self, Cell, Row, activate}};
+use super::{
+    activation::Activation,
+    layer::{self, Cell, Row, activate},
+};
 use alloc::vec::Vec;
 use millstream_graph::{Arity, BuildCx, OpDef};
 use millstream_simd::Simd;

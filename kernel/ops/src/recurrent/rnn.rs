@@ -1,6 +1,9 @@
 //! `RNN`: the plain recurrent layer H = f(Xₜ·Wᵀ + H·Rᵀ + b), in f32.
 
-use super::{activation::Activation, layer::{self, Cell, Row, activate}};
+use super::{
+    activation::Activation,
+    layer::{self, Cell, Row, activate},
+};
 use alloc::vec::Vec;
 use millstream_graph::{Arity, BuildCx, OpDef};
 use millstream_simd::Simd;
@@ -52,9 +55,14 @@ mod tests {
     }
 
     fn case(steps: usize, batch: usize, input: usize, hidden: usize, directions: usize) -> Case {
-        Case::new([random(&[steps, batch, input], 1), random(&[directions, hidden, input], 2), random(&[directions, hidden, hidden], 3), random(&[directions, 2 * hidden], 4)])
-            .outputs(2)
-            .int("hidden_size", hidden as i64)
+        Case::new([
+            random(&[steps, batch, input], 1),
+            random(&[directions, hidden, input], 2),
+            random(&[directions, hidden, hidden], 3),
+            random(&[directions, 2 * hidden], 4),
+        ])
+        .outputs(2)
+        .int("hidden_size", hidden as i64)
     }
 
     op_tests! { DEF, reference, Tolerance { rel: 1e-4, abs: 2e-5 };

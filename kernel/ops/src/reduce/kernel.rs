@@ -160,7 +160,15 @@ fn finite(shift: f64) -> f64 {
 
 fn int<T: Number>(kind: Kind, x: &[T], split: &Split) -> i128 {
     let (lowest, highest) = (T::from_f64(f64::NEG_INFINITY).to_i128(), T::from_f64(f64::INFINITY).to_i128());
-    let (mut total, mut n) = (match kind { Kind::Max => lowest, Kind::Min => highest, Kind::Prod => 1, _ => 0 }, 0i128);
+    let (mut total, mut n) = (
+        match kind {
+            Kind::Max => lowest,
+            Kind::Min => highest,
+            Kind::Prod => 1,
+            _ => 0,
+        },
+        0i128,
+    );
     if kind == Kind::Max && T::DTYPE == DType::Bool {
         total = 0;
     }
@@ -289,16 +297,22 @@ fn one<S: Simd, F: Fold<S>>(s: S, f: F, x: &[f32], split: &Split) -> f32 {
     let (n, stride) = split.reduced.inner();
     let mut acc = [f.empty(s); 4];
     if stride == 1 {
-        split.reduced.outer(#[inline(always)] |o| run(s, f, &mut acc, &x[o..o + n]));
+        split.reduced.outer(
+            #[inline(always)]
+            |o| run(s, f, &mut acc, &x[o..o + n]),
+        );
     } else {
         let mut buffer = [0.0; GATHER];
-        split.reduced.outer(#[inline(always)] |o| {
-            for at in (0..n).step_by(GATHER) {
-                let part = &mut buffer[..GATHER.min(n - at)];
-                part.iter_mut().enumerate().for_each(|(i, b)| *b = x[o + (at + i) * stride]);
-                run(s, f, &mut acc, part);
-            }
-        });
+        split.reduced.outer(
+            #[inline(always)]
+            |o| {
+                for at in (0..n).step_by(GATHER) {
+                    let part = &mut buffer[..GATHER.min(n - at)];
+                    part.iter_mut().enumerate().for_each(|(i, b)| *b = x[o + (at + i) * stride]);
+                    run(s, f, &mut acc, part);
+                }
+            },
+        );
     }
     let both = f.join(s, f.join(s, acc[0], acc[1]), f.join(s, acc[2], acc[3]));
     // Lanes are joined pairwise, upper half to lower half; no level has more than 16.
@@ -349,19 +363,25 @@ fn by_columns<S: Simd, F: Fold<S>>(s: S, f: F, x: &[f32], y: &mut [f32], start: 
         let mut at = 0;
         while at + 4 * lanes <= len {
             let mut acc = [f.empty(s); 4];
-            split.reduced.each(#[inline(always)] |o| {
-                let row = &x[o + at..o + at + 4 * lanes];
-                for (i, a) in acc.iter_mut().enumerate() {
-                    *a = f.join(s, *a, f.term(s, S::F32::load(s, &row[i * lanes..])));
-                }
-            });
+            split.reduced.each(
+                #[inline(always)]
+                |o| {
+                    let row = &x[o + at..o + at + 4 * lanes];
+                    for (i, a) in acc.iter_mut().enumerate() {
+                        *a = f.join(s, *a, f.term(s, S::F32::load(s, &row[i * lanes..])));
+                    }
+                },
+            );
             acc.iter().enumerate().for_each(|(i, a)| a.store(&mut y[at + i * lanes..]));
             at += 4 * lanes;
         }
         while at < len {
             let n = lanes.min(len - at);
             let mut acc = f.empty(s);
-            split.reduced.each(#[inline(always)] |o| acc = f.join(s, acc, f.term(s, S::F32::load_partial(s, &x[o + at..o + at + n]))));
+            split.reduced.each(
+                #[inline(always)]
+                |o| acc = f.join(s, acc, f.term(s, S::F32::load_partial(s, &x[o + at..o + at + n]))),
+            );
             acc.store_partial(&mut y[at..at + n]);
             at += n;
         }

@@ -1,6 +1,9 @@
 //! `ReduceL2`: the square root of the sum of squares, along some axes.
 
-use super::{axes::{ATTRIBUTES, Axes}, kernel::{Kind, reduce_op}};
+use super::{
+    axes::{ATTRIBUTES, Axes},
+    kernel::{Kind, reduce_op},
+};
 use alloc::boxed::Box;
 use millstream_graph::{Arity, BuildCx, OpDef};
 

@@ -1,6 +1,9 @@
 //! `ReduceLogSum`: the logarithm of the sum of elements, along some axes.
 
-use super::{axes::{ATTRIBUTES, Axes}, kernel::{Kind, reduce_op}};
+use super::{
+    axes::{ATTRIBUTES, Axes},
+    kernel::{Kind, reduce_op},
+};
 use alloc::boxed::Box;
 use millstream_graph::{Arity, BuildCx, OpDef};
 

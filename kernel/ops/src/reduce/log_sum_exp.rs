@@ -1,6 +1,9 @@
 //! `ReduceLogSumExp`: the logarithm of the sum of powers of e, with the greatest taken out so that none overflows, along some axes.
 
-use super::{axes::{ATTRIBUTES, Axes}, kernel::{Kind, reduce_op}};
+use super::{
+    axes::{ATTRIBUTES, Axes},
+    kernel::{Kind, reduce_op},
+};
 use alloc::boxed::Box;
 use millstream_graph::{Arity, BuildCx, OpDef};
 

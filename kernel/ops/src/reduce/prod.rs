@@ -1,6 +1,9 @@
 //! `ReduceProd`: the product of elements, along some axes.
 
-use super::{axes::{ATTRIBUTES, Axes}, kernel::{Kind, reduce_op}};
+use super::{
+    axes::{ATTRIBUTES, Axes},
+    kernel::{Kind, reduce_op},
+};
 use alloc::boxed::Box;
 use millstream_graph::{Arity, BuildCx, OpDef};
 
@@ -31,8 +34,8 @@ mod tests {
     use super::*;
     use crate::testing::reduction::{input, reduce};
     use crate::testing::{Case, Tolerance, t};
-    use alloc::vec::Vec;
     use alloc::vec;
+    use alloc::vec::Vec;
     use millstream_graph::{Dim, Fact, InferCx, Op, Symbol};
     use millstream_tensor::{DType, Tensor};
 

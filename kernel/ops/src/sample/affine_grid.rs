@@ -89,10 +89,16 @@ mod tests {
         let aligned = case.int_or("align_corners", 0) != 0;
         let at = |i: usize, d: usize| if aligned { -1.0 + 2.0 * i as f64 / (d as f64 - 1.0) } else { -1.0 + (2.0 * i as f64 + 1.0) / d as f64 };
         let mut out = vec![];
-        for b in 0..n { for i in 0..h { for j in 0..w { for r in 0..2 {
-            let row = &theta[b * 6 + r * 3..];
-            out.push((f64::from(row[0]) * at(j, w) + f64::from(row[1]) * at(i, h) + f64::from(row[2])) as f32);
-        } } } }
+        for b in 0..n {
+            for i in 0..h {
+                for j in 0..w {
+                    for r in 0..2 {
+                        let row = &theta[b * 6 + r * 3..];
+                        out.push((f64::from(row[0]) * at(j, w) + f64::from(row[1]) * at(i, h) + f64::from(row[2])) as f32);
+                    }
+                }
+            }
+        }
         vec![t(&[n, h, w, 2], &out)]
     }
 

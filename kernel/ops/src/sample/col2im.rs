@@ -114,15 +114,25 @@ mod tests {
         let taps = (block[0] * block[1]) as usize;
         let data = x.as_slice::<f32>().unwrap();
         let mut out = vec![];
-        for plane in 0..n * rows / taps { for i in 0..image[0] { for j in 0..image[1] {
-            let mut sum = 0.0;
-            for bi in 0..block[0] { for bj in 0..block[1] { for ci in 0..count(0) { for cj in 0..count(1) {
-                if ci * str[0] + bi * dil[0] - pads[0] == i && cj * str[1] + bj * dil[1] - pads[1] == j {
-                    sum += data[(plane * taps + (bi * block[1] + bj) as usize) * columns + (ci * count(1) + cj) as usize];
+        for plane in 0..n * rows / taps {
+            for i in 0..image[0] {
+                for j in 0..image[1] {
+                    let mut sum = 0.0;
+                    for bi in 0..block[0] {
+                        for bj in 0..block[1] {
+                            for ci in 0..count(0) {
+                                for cj in 0..count(1) {
+                                    if ci * str[0] + bi * dil[0] - pads[0] == i && cj * str[1] + bj * dil[1] - pads[1] == j {
+                                        sum += data[(plane * taps + (bi * block[1] + bj) as usize) * columns + (ci * count(1) + cj) as usize];
+                                    }
+                                }
+                            }
+                        }
+                    }
+                    out.push(sum);
                 }
-            } } } }
-            out.push(sum);
-        } } }
+            }
+        }
         vec![t(&[n, rows / taps, image[0] as usize, image[1] as usize], &out)]
     }
 

@@ -3,8 +3,8 @@
 //! A position is given for each spatial axis, the last axis first, in −1..1. For each output position the weights of the 1, 2
 //! or 4 neighbours along each axis are computed once and used for all channels.
 
-use alloc::{boxed::Box, string::ToString, vec, vec::Vec};
 use crate::grains;
+use alloc::{boxed::Box, string::ToString, vec, vec::Vec};
 use millstream_graph::{Arity, BuildCx, BuildError, EvalCx, EvalError, Fact, InferCx, InferError, Op, OpDef};
 use millstream_tensor::{DType, tile::Tiles};
 
@@ -130,7 +130,9 @@ impl Op for GridSample {
     fn eval(&self, cx: &mut EvalCx<'_>) -> Result<(), EvalError> {
         let (x, grid) = (cx.input::<f32>(0)?, cx.input::<f32>(1)?);
         let (shape, of_grid) = (*x.shape(), *grid.shape());
-        let (&[n, channels, ref space @ ..], &[m, .., axes]) = (shape.dims(), of_grid.dims()) else { return Err(EvalError::Invalid("the grid does not fit the input")) };
+        let (&[n, channels, ref space @ ..], &[m, .., axes]) = (shape.dims(), of_grid.dims()) else {
+            return Err(EvalError::Invalid("the grid does not fit the input"));
+        };
         if n != m || axes != space.len() || shape.rank() != of_grid.rank() {
             return Err(EvalError::Invalid("the grid does not fit the input"));
         }
@@ -195,37 +197,71 @@ mod tests {
         let [_, oh, ow, _] = grid.shape()[..] else { panic!("a grid of an image") };
         let text = |name: &str| case.attributes.string_or(name, "").unwrap().to_string();
         let (mode, padding, aligned) = (text("mode"), text("padding_mode"), case.int_or("align_corners", 0) != 0);
-        let mirror = |mut x: f64, low: f64, high: f64| { while x < low || x > high { x = if x < low { 2.0 * low - x } else { 2.0 * high - x }; } x };
+        let mirror = |mut x: f64, low: f64, high: f64| {
+            while x < low || x > high {
+                x = if x < low { 2.0 * low - x } else { 2.0 * high - x };
+            }
+            x
+        };
         let bounds = |d: usize| if aligned { (0.0, d as f64 - 1.0) } else { (-0.5, d as f64 - 0.5) };
         let place = |g: f32, d: usize| {
             let d1 = d as f64;
             let mut x = if aligned { (f64::from(g) + 1.0) / 2.0 * (d1 - 1.0) } else { ((f64::from(g) + 1.0) * d1 - 1.0) / 2.0 };
-            if mode == "nearest" { x = x.round_ties_even(); }
+            if mode == "nearest" {
+                x = x.round_ties_even();
+            }
             let (low, high) = bounds(d);
-            if x < low || x > high { x = match padding.as_str() { "border" => x.clamp(0.0, d1 - 1.0), "reflection" => mirror(x, low, high), _ => x }; }
+            if x < low || x > high {
+                x = match padding.as_str() {
+                    "border" => x.clamp(0.0, d1 - 1.0),
+                    "reflection" => mirror(x, low, high),
+                    _ => x,
+                };
+            }
             x
         };
         let pixel = |b: usize, k: usize, i: f64, j: f64| {
             let fix = |i: f64, d: usize| match padding.as_str() {
                 "border" => Some(i.clamp(0.0, d as f64 - 1.0) as usize),
-                "reflection" => { let (l, h) = bounds(d); Some(mirror(i, l, h) as usize) }
+                "reflection" => {
+                    let (l, h) = bounds(d);
+                    Some(mirror(i, l, h) as usize)
+                }
                 _ => (i >= 0.0 && i < d as f64).then_some(i as usize),
             };
-            match (fix(i, h), fix(j, w)) { (Some(i), Some(j)) => f64::from(x.as_slice::<f32>().unwrap()[((b * c + k) * h + i) * w + j]), _ => 0.0 }
+            match (fix(i, h), fix(j, w)) {
+                (Some(i), Some(j)) => f64::from(x.as_slice::<f32>().unwrap()[((b * c + k) * h + i) * w + j]),
+                _ => 0.0,
+            }
         };
         let weights = |r: f64| -> Vec<(f64, f64)> {
-            let cubic = |t: f64| { let t = t.abs(); if t <= 1.0 { 1.25 * t * t * t - 2.25 * t * t + 1.0 } else { -0.75 * (t * t * t - 5.0 * t * t + 8.0 * t - 4.0) } };
-            match mode.as_str() { "nearest" => vec![(0.0, 1.0)], "cubic" => (-1..3).map(|i| (i as f64, cubic(r - i as f64))).collect(), _ => vec![(0.0, 1.0 - r), (1.0, r)] }
+            let cubic = |t: f64| {
+                let t = t.abs();
+                if t <= 1.0 { 1.25 * t * t * t - 2.25 * t * t + 1.0 } else { -0.75 * (t * t * t - 5.0 * t * t + 8.0 * t - 4.0) }
+            };
+            match mode.as_str() {
+                "nearest" => vec![(0.0, 1.0)],
+                "cubic" => (-1..3).map(|i| (i as f64, cubic(r - i as f64))).collect(),
+                _ => vec![(0.0, 1.0 - r), (1.0, r)],
+            }
         };
         let mut out = vec![];
-        for b in 0..n { for k in 0..c { for p in 0..oh * ow {
-            let g = &grid.as_slice::<f32>().unwrap()[(b * oh * ow + p) * 2..][..2];
-            let (j, i) = (place(g[0], w), place(g[1], h));
-            let (fi, fj) = if mode == "nearest" { (i.round_ties_even(), j.round_ties_even()) } else { (i.floor(), j.floor()) };
-            let mut sum = 0.0;
-            for (di, wi) in weights(i - fi) { for (dj, wj) in weights(j - fj) { sum += wi * wj * pixel(b, k, fi + di, fj + dj); } }
-            out.push(sum as f32);
-        } } }
+        for b in 0..n {
+            for k in 0..c {
+                for p in 0..oh * ow {
+                    let g = &grid.as_slice::<f32>().unwrap()[(b * oh * ow + p) * 2..][..2];
+                    let (j, i) = (place(g[0], w), place(g[1], h));
+                    let (fi, fj) = if mode == "nearest" { (i.round_ties_even(), j.round_ties_even()) } else { (i.floor(), j.floor()) };
+                    let mut sum = 0.0;
+                    for (di, wi) in weights(i - fi) {
+                        for (dj, wj) in weights(j - fj) {
+                            sum += wi * wj * pixel(b, k, fi + di, fj + dj);
+                        }
+                    }
+                    out.push(sum as f32);
+                }
+            }
+        }
         vec![t(&[n, c, oh, ow], &out)]
     }
 

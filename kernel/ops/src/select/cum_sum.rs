@@ -1,6 +1,9 @@
 //! `CumSum`: running sums along an axis, without the element itself if `exclusive`, from the end if `reverse`.
 
-use crate::movement::{index, typed::{Arithmetic, by_number}};
+use crate::movement::{
+    index,
+    typed::{Arithmetic, by_number},
+};
 use alloc::{boxed::Box, vec, vec::Vec};
 use millstream_graph::{Arity, BuildCx, EvalCx, EvalError, Fact, InferCx, InferError, Op, OpDef};
 
@@ -14,9 +17,7 @@ pub const DEF: OpDef = OpDef {
     attributes: &["exclusive", "reverse"],
     subgraphs: &[],
     dtypes: "numbers; integers wrap",
-    build: |cx: &BuildCx<'_>| {
-        Ok(Box::new(CumSum { exclusive: cx.attributes.flag_or("exclusive", false)?, reverse: cx.attributes.flag_or("reverse", false)? }))
-    },
+    build: |cx: &BuildCx<'_>| Ok(Box::new(CumSum { exclusive: cx.attributes.flag_or("exclusive", false)?, reverse: cx.attributes.flag_or("reverse", false)? })),
 };
 
 /// Running sums.
@@ -84,12 +85,16 @@ mod tests {
         macro_rules! sums {
             ($t:ty) => {{
                 let data = x.as_slice::<$t>().unwrap();
-                let out: Vec<$t> = (0..data.len()).map(|n| {
-                    let (o, d, i) = (n / inner / dim, n / inner % dim, n % inner);
-                    let mut range: Vec<usize> = if rev { (d..dim).rev().collect() } else { (0..=d).collect() };
-                    if ex { range.pop(); }
-                    range.iter().map(|&d| data[(o * dim + d) * inner + i]).fold(0 as $t, |a, b| a + b)
-                }).collect();
+                let out: Vec<$t> = (0..data.len())
+                    .map(|n| {
+                        let (o, d, i) = (n / inner / dim, n / inner % dim, n % inner);
+                        let mut range: Vec<usize> = if rev { (d..dim).rev().collect() } else { (0..=d).collect() };
+                        if ex {
+                            range.pop();
+                        }
+                        range.iter().map(|&d| data[(o * dim + d) * inner + i]).fold(0 as $t, |a, b| a + b)
+                    })
+                    .collect();
                 vec![t(x.shape(), &out)]
             }};
         }

@@ -1,7 +1,7 @@
 //! `OneHot`: a new axis of `depth` elements, `on` at the index that the input gives and `off` elsewhere.
 
 use crate::movement::typed::by_width;
-use alloc::{boxed::Box, vec::Vec, vec};
+use alloc::{boxed::Box, vec, vec::Vec};
 use millstream_graph::{Arity, BuildCx, Dim, EvalCx, EvalError, Fact, InferCx, InferError, Op, OpDef};
 use millstream_tensor::{DType, Tensor, TensorView, Value};
 
@@ -112,10 +112,12 @@ mod tests {
         dims.insert(axis, depth as usize);
         let inner: usize = dims[axis + 1..].iter().product();
         let at = truncated(x.view()).unwrap();
-        let out: Vec<i32> = (0..dims.iter().product::<usize>()).map(|n| {
-            let i = at[n / inner / depth as usize * inner + n % inner];
-            values[usize::from((if i < 0 { i + depth } else { i }) == (n / inner) as i64 % depth)]
-        }).collect();
+        let out: Vec<i32> = (0..dims.iter().product::<usize>())
+            .map(|n| {
+                let i = at[n / inner / depth as usize * inner + n % inner];
+                values[usize::from((if i < 0 { i + depth } else { i }) == (n / inner) as i64 % depth)]
+            })
+            .collect();
         vec![t(&dims, &out)]
     }
 

@@ -1,7 +1,10 @@
 //! `TopK`: the k greatest (or least) elements along an axis, and where they were. Of equal elements the first comes first; NaN
 //! counts as greater than any number. `k` is an attribute up to opset 9.
 
-use crate::movement::{index, typed::{by_number, order}};
+use crate::movement::{
+    index,
+    typed::{by_number, order},
+};
 use alloc::{boxed::Box, vec, vec::Vec};
 use core::cmp::Ordering;
 use millstream_graph::{Arity, BuildCx, BuildError, Dim, EvalCx, EvalError, Fact, InferCx, InferError, Op, OpDef};
@@ -140,7 +143,11 @@ mod tests {
             }
         }
         let dims = x.shape().with(axis, k);
-        let values = if ints { t(&dims, &values.iter().map(|&v| v as i64).collect::<Vec<_>>()) } else { t(&dims, &values.iter().map(|&v| v as f32).collect::<Vec<_>>()) };
+        let values = if ints {
+            t(&dims, &values.iter().map(|&v| v as i64).collect::<Vec<_>>())
+        } else {
+            t(&dims, &values.iter().map(|&v| v as f32).collect::<Vec<_>>())
+        };
         vec![values, t(&dims, &at)]
     }
 

@@ -1,6 +1,9 @@
 //! `Flatten`: the axes before `axis` as one, those from `axis` on as another.
 
-use crate::{movement::flat, shape::{relabel, reshape::relabelled}};
+use crate::{
+    movement::flat,
+    shape::{relabel, reshape::relabelled},
+};
 use alloc::{boxed::Box, vec, vec::Vec};
 use millstream_graph::{Arity, BuildCx, Dim, EvalCx, EvalError, Fact, InferCx, InferError, Op, OpDef, Permutation, StepCx};
 use millstream_tensor::Order;

@@ -59,7 +59,10 @@ mod tests {
     fn reference(case: &Case) -> Vec<Tensor> {
         let dims: Vec<i64> = case.tensor(0).shape().iter().map(|&d| d as i64).collect();
         let r = dims.len() as i64;
-        let at = |name, default| { let a = case.int_or(name, default); (if a < 0 { a + r } else { a }).clamp(0, r) as usize };
+        let at = |name, default| {
+            let a = case.int_or(name, default);
+            (if a < 0 { a + r } else { a }).clamp(0, r) as usize
+        };
         let (start, end) = (at("start", 0), at("end", r));
         let part = dims.get(start..end).unwrap_or(&[]);
         vec![t(&[part.len()], part)]

@@ -1,6 +1,9 @@
 //! `Squeeze`: the input without some axes of extent 1; without all of them by default. Axes are an attribute up to opset 12.
 
-use crate::{movement::flat, shape::{relabel, reshape::relabelled}};
+use crate::{
+    movement::flat,
+    shape::{relabel, reshape::relabelled},
+};
 use alloc::{boxed::Box, vec, vec::Vec};
 use millstream_graph::{Arity, BuildCx, Dim, EvalCx, EvalError, Fact, InferCx, InferError, Op, OpDef, Permutation, StepCx};
 use millstream_tensor::Order;
@@ -26,11 +29,7 @@ pub struct Squeeze {
 
 fn squeezed(x: &[Dim], axes: Option<&[i64]>) -> Result<Vec<Dim>, InferError> {
     let Some(axes) = axes else {
-        return if x.iter().all(|d| d.as_const().is_some()) {
-            Ok(x.iter().filter(|d| !d.is(1)).cloned().collect())
-        } else {
-            Err(InferError::NeedsDims(0))
-        };
+        return if x.iter().all(|d| d.as_const().is_some()) { Ok(x.iter().filter(|d| !d.is(1)).cloned().collect()) } else { Err(InferError::NeedsDims(0)) };
     };
     let axes = relabel::axes(axes, x.len())?;
     if axes.iter().any(|&a| x[a].as_const().is_some_and(|d| d != 1)) {

@@ -1,6 +1,9 @@
 //! `Unsqueeze`: the input with axes of extent 1 at the places that `axes` names in the output. An attribute up to opset 12.
 
-use crate::{movement::flat, shape::{relabel, reshape::relabelled}};
+use crate::{
+    movement::flat,
+    shape::{relabel, reshape::relabelled},
+};
 use alloc::{boxed::Box, vec, vec::Vec};
 use millstream_graph::{Arity, BuildCx, BuildError, Dim, EvalCx, EvalError, Fact, InferCx, InferError, Op, OpDef, Permutation, StepCx};
 use millstream_tensor::Order;
@@ -67,7 +70,8 @@ mod tests {
 
     fn reference(case: &Case) -> Vec<Tensor> {
         let x = case.tensor(0);
-        let mut axes: Vec<i64> = case.optional(1).map_or_else(|| case.attributes.ints("axes").unwrap().unwrap().clone(), |a| a.as_slice::<i64>().unwrap().to_vec());
+        let mut axes: Vec<i64> =
+            case.optional(1).map_or_else(|| case.attributes.ints("axes").unwrap().unwrap().clone(), |a| a.as_slice::<i64>().unwrap().to_vec());
         let rank = (axes.len() + x.shape().rank()) as i64;
         axes.iter_mut().for_each(|a| *a = if *a < 0 { *a + rank } else { *a });
         axes.sort();

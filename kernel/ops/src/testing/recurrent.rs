@@ -54,11 +54,8 @@ impl<'c> Oracle<'c> {
                 }
             }
         }
-        let (whole, last) = if batch_first {
-            ([batch, steps, directions, n], [batch, directions, n])
-        } else {
-            ([steps, directions, batch, n], [directions, batch, n])
-        };
+        let (whole, last) =
+            if batch_first { ([batch, steps, directions, n], [batch, directions, n]) } else { ([steps, directions, batch, n], [directions, batch, n]) };
         let mut out = vec![t(&whole, &y), t(&last, &last_h)];
         out.extend(memory.then(|| t(&last, &last_c)));
         out
@@ -109,7 +106,13 @@ impl CellOf<'_> {
         match names[k].as_str() {
             "HardSigmoid" => (0.3 * x + 0.4).clamp(0.0, 1.0),
             "Softsign" => x / (1.0 + x.abs()),
-            "LeakyRelu" => if x >= 0.0 { x } else { 0.1 * x },
+            "LeakyRelu" => {
+                if x >= 0.0 {
+                    x
+                } else {
+                    0.1 * x
+                }
+            }
             _ => x.max(0.0),
         }
     }

@@ -42,11 +42,7 @@ pub(crate) fn check(def: &OpDef, reference: fn(&Case) -> Vec<Tensor>, tolerance:
 }
 
 fn infer(op: &dyn Op, case: &Case) -> Vec<Fact> {
-    let facts: Vec<Option<Fact>> = case
-        .inputs
-        .iter()
-        .map(|v| v.as_ref().and_then(|v| v.as_tensor().ok()).map(|t| Fact::constant(t.clone().into())))
-        .collect();
+    let facts: Vec<Option<Fact>> = case.inputs.iter().map(|v| v.as_ref().and_then(|v| v.as_tensor().ok()).map(|t| Fact::constant(t.clone().into()))).collect();
     // Elements of inputs that are no constants are known too: a bound plan may know them, and infer may ask for them.
     let refs: Vec<Option<&Fact>> = facts.iter().map(Option::as_ref).collect();
     op.infer(&InferCx { path: "test", inputs: &refs, outputs: case.outputs }).expect("the case infers")
@@ -124,13 +120,16 @@ fn arranged(t: &Tensor, spec: &Spec) -> AlignedBytes {
 
 fn run(op: &dyn Op, case: &Case, want: &[Tensor], facts: &[Fact], way: &Way<'_>) -> Vec<Tensor> {
     let input_specs = specs(case, &way.inputs);
-    let output_specs: Vec<Spec> =
-        want.iter().zip(&way.outputs).map(|(t, o)| Spec { dtype: t.dtype(), layout: Layout::dense(*t.shape(), *o) }).collect();
+    let output_specs: Vec<Spec> = want.iter().zip(&way.outputs).map(|(t, o)| Spec { dtype: t.dtype(), layout: Layout::dense(*t.shape(), *o) }).collect();
     let packed: Vec<Option<Arc<dyn Packed>>> = (0..case.inputs.len()).map(|i| pack(op, case, i, way)).collect();
     let is_packed: Vec<bool> = packed.iter().map(Option::is_some).collect();
     let need = op.scratch(&StepCx { inputs: &input_specs, outputs: &output_specs, packed: &is_packed, level: way.level });
-    let memory: Vec<Option<AlignedBytes>> =
-        case.inputs.iter().zip(&input_specs).map(|(v, s)| Some(arranged(v.as_ref()?.as_tensor().ok()?, s.as_ref().filter(|s| s.dtype != DType::String)?))).collect();
+    let memory: Vec<Option<AlignedBytes>> = case
+        .inputs
+        .iter()
+        .zip(&input_specs)
+        .map(|(v, s)| Some(arranged(v.as_ref()?.as_tensor().ok()?, s.as_ref().filter(|s| s.dtype != DType::String)?)))
+        .collect();
     let workers = way.parallel.workers();
     let mut shared = AlignedBytes::zeroed(need.shared).expect("memory for a test");
     let mut per_worker = AlignedBytes::zeroed(need.per_worker * workers).expect("memory for a test");
@@ -151,7 +150,9 @@ fn run(op: &dyn Op, case: &Case, want: &[Tensor], facts: &[Fact], way: &Way<'_>)
                 (None, ..) => Input::Absent,
                 _ if way.in_place.is_some_and(|(p, _)| p == i) => Input::InPlace(way.in_place.map_or(0, |(_, o)| o)),
                 (_, Some(p), Some(spec), _) => Input::Packed(&**p, spec),
-                (_, None, Some(spec), Some(bytes)) => Input::Tensor(TensorView::new(spec.dtype, &spec.layout, bytes.as_ref()).expect("memory covers the layout")),
+                (_, None, Some(spec), Some(bytes)) => {
+                    Input::Tensor(TensorView::new(spec.dtype, &spec.layout, bytes.as_ref()).expect("memory covers the layout"))
+                }
                 (Some(Value::Tensor(t)), ..) => Input::Tensor(t.view()),
                 (Some(v), ..) => Input::Value(v),
             });
