@@ -48,8 +48,14 @@ operators! {
     reduce { sum, mean, max, min, prod, l1, l2, log_sum, log_sum_exp, sum_square, argmax, argmin; arg, axes, kernel }
     /// Statistics along axes, and elements scaled by them.
     norm {
-        softmax, log_softmax, hardmax, layer_normalization, rms_normalization, batch_normalization, dropout
-        ; lines, rows
+        softmax, log_softmax, hardmax, layer_normalization, rms_normalization, batch_normalization, dropout,
+        instance_normalization, group_normalization
+        ; lines, planes, rows
+    }
+    /// Integers that stand for floats.
+    quantize {
+        quantize_linear, dequantize_linear, dynamic_quantize_linear, matmul_integer, qlinear_matmul, conv_integer, qlinear_conv
+        ; convolution, linear, product
     }
     /// Sliding windows and weights.
     conv { conv, fused_conv; depthwise, direct, fast, geometry, oracle, reorder, weights }

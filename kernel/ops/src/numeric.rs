@@ -128,6 +128,9 @@ macro_rules! by_dtype {
             other => Err(millstream_graph::EvalError::DType(other)),
         }
     };
+    (bytes, $dtype:expr, $t:ident => $body:expr) => {
+        by_dtype!(@match $dtype, $t => $body; I8 i8, U8 u8)
+    };
     (floats, $dtype:expr, $t:ident => $body:expr) => {
         by_dtype!(@match $dtype, $t => $body; F32 f32, F64 f64, F16 millstream_tensor::f16, BF16 millstream_tensor::bf16)
     };

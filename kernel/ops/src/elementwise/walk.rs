@@ -173,28 +173,31 @@ pub(crate) fn each2<T: Element, V: Element, U: Element>(
     })
 }
 
-/// `f(c, a, b, y)` for runs of three inputs and the output.
-pub(crate) fn each3<C: Element, T: Element>(
-    cx: &EvalCx<'_>, c: Option<View<'_, C>>, a: Option<View<'_, T>>, b: Option<View<'_, T>>, y: &mut ViewMut<'_, T>, work: usize,
-    f: &(dyn Fn(Operand<'_, C>, Operand<'_, T>, Operand<'_, T>, &mut [T]) + Sync),
+/// What [`each3`] does with a run: three inputs and the output.
+pub(crate) type Run3<'f, A, B, C, U> = &'f (dyn Fn(Operand<'_, A>, Operand<'_, B>, Operand<'_, C>, &mut [U]) + Sync);
+
+/// `f(a, b, c, y)` for runs of three inputs and the output.
+pub(crate) fn each3<A: Element, B: Element, C: Element, U: Element>(
+    cx: &EvalCx<'_>, a: Option<View<'_, A>>, b: Option<View<'_, B>>, c: Option<View<'_, C>>, y: &mut ViewMut<'_, U>, work: usize,
+    f: Run3<'_, A, B, C, U>,
 ) -> Result<(), EvalError> {
     let layout = *y.layout();
-    let of = |v: &Option<View<'_, T>>| v.as_ref().map_or(layout, |v| *v.layout());
-    let walk = Walk::new(&layout, [c.as_ref().map_or(&layout, View::layout), &of(&a), &of(&b)])?;
+    let layouts = (a.map_or(layout, |v| *v.layout()), b.map_or(layout, |v| *v.layout()), c.map_or(layout, |v| *v.layout()));
+    let walk = Walk::new(&layout, [&layouts.0, &layouts.1, &layouts.2])?;
     let chunk = grains::chunk(y.data_mut().len(), work);
     let tiles = Tiles::chunks(y.data_mut(), chunk).ok_or(EvalError::Output(0))?;
     cx.parallel(tiles.count(), |grain, _| {
         let mut tile = tiles.claim(grain)?;
         let y = tile.as_slice()?;
-        let (mut first, mut left, mut right) = ([C::default(); GATHER], [T::default(); GATHER], [T::default(); GATHER]);
-        let [sc, sa, sb] = walk.inner();
+        let (mut first, mut second, mut third) = ([A::default(); GATHER], [B::default(); GATHER], [C::default(); GATHER]);
+        let [sa, sb, sc] = walk.inner();
         let start = grain * chunk;
-        walk.runs(start..start + y.len(), |from, len, [oc, oa, ob]| {
-            pieces(len, &[sc, sa, sb], |at, len| {
-                let c = operand(&c, oc + at * sc, len, sc, &mut first);
-                let a = operand(&a, oa + at * sa, len, sa, &mut left);
-                let b = operand(&b, ob + at * sb, len, sb, &mut right);
-                f(c, a, b, &mut y[from + at..from + at + len]);
+        walk.runs(start..start + y.len(), |from, len, [oa, ob, oc]| {
+            pieces(len, &[sa, sb, sc], |at, len| {
+                let a = operand(&a, oa + at * sa, len, sa, &mut first);
+                let b = operand(&b, ob + at * sb, len, sb, &mut second);
+                let c = operand(&c, oc + at * sc, len, sc, &mut third);
+                f(a, b, c, &mut y[from + at..from + at + len]);
             });
         });
         Some(())

@@ -1,0 +1,98 @@
+//! `QLinearConv`: a convolution of quantised images, quantised again. Sums are exact; one rounding makes the result.
+
+use super::{
+    convolution::{ATTRIBUTES, Window},
+    product::{check_count, pick, zero_points},
+    qlinear_matmul::{requantise, scales},
+};
+use alloc::{boxed::Box, vec::Vec};
+use millstream_graph::{Arity, BuildCx, EvalCx, EvalError, Fact, InferCx, InferError, Op, OpDef};
+use millstream_tensor::DType;
+
+/// The operator's schema.
+pub const DEF: OpDef = OpDef {
+    domain: "",
+    name: "QLinearConv",
+    since: &[10],
+    inputs: Arity::range(8, 9),
+    outputs: Arity::exactly(1),
+    attributes: ATTRIBUTES,
+    subgraphs: &[],
+    dtypes: "u8, i8",
+    build: |cx: &BuildCx<'_>| Ok(Box::new(QLinearConv { window: Window::read(cx)? })),
+};
+
+/// A convolution of quantised images.
+#[derive(Debug, Clone)]
+pub struct QLinearConv {
+    window: Window,
+}
+
+impl Op for QLinearConv {
+    fn infer(&self, cx: &InferCx<'_>) -> Result<Vec<Fact>, InferError> {
+        let to = cx.input(7)?.dtype;
+        if !matches!(to, DType::U8 | DType::I8) {
+            return Err(InferError::DType { input: 7, found: to });
+        }
+        if let Some(b) = cx.optional(8).filter(|b| b.dtype != DType::I32) {
+            return Err(InferError::DType { input: 8, found: b.dtype });
+        }
+        self.window.infer(cx, 0, 3, to)
+    }
+
+    fn eval(&self, cx: &mut EvalCx<'_>) -> Result<(), EvalError> {
+        let (x_zero, w_zero, y_zero) = (zero_points(cx, 2)?, zero_points(cx, 5)?, zero_points(cx, 7)?);
+        let (x_scale, w_scale, y_scale) = (scales(cx, 1)?, scales(cx, 4)?, scales(cx, 6)?);
+        let bias = cx.optional::<i32>(8)?.map(|b| b.to_vec());
+        let spec = cx.output_spec(0).ok_or(EvalError::Output(0))?;
+        let outputs = spec.shape()[1];
+        [(&x_scale, 1), (&w_scale, outputs), (&y_scale, 1)].into_iter().try_for_each(|(s, n)| check_count(s, n))?;
+        check_count(&y_zero, 1)?;
+        if bias.as_ref().is_some_and(|b| b.len() != outputs) {
+            return Err(EvalError::Invalid("the bias has not one element for each output channel"));
+        }
+        by_dtype!(bytes, cx.dtype(0)?, A => by_dtype!(bytes, cx.dtype(3)?, B => by_dtype!(bytes, spec.dtype, U => {
+            let (x, w) = (cx.input::<A>(0)?, cx.input::<B>(3)?);
+            let y = cx.output::<U>(0)?.into_data();
+            self.window.run(cx, x, w, (&x_zero, &w_zero), y, &|o, sum| {
+                let sum = sum.wrapping_add(bias.as_ref().map_or(0, |b| b[o]));
+                requantise(sum, x_scale[0] * pick(&w_scale, o) / y_scale[0], y_zero[0])
+            })
+        })))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{Case, Tolerance, from_reals, reals, spread, t};
+    use alloc::vec;
+    use millstream_tensor::Tensor;
+
+    /// Kernels of one pixel.
+    fn reference(case: &Case) -> Vec<Tensor> {
+        let v: Vec<Vec<f64>> = (0..8).map(|i| reals(case.tensor(i))).collect();
+        let bias = case.optional(8).map(reals);
+        let (xs, outputs) = (case.tensor(0).shape(), case.tensor(3).shape()[0]);
+        let plane = xs[2] * xs[3];
+        let (low, high) = super::super::linear::bounds(case.tensor(7).dtype());
+        let y = (0..xs[0] * outputs * plane).map(|i| {
+            let (n, o, p) = (i / plane / outputs, i / plane % outputs, i % plane);
+            let each = |v: &[f64]| v[if v.len() == 1 { 0 } else { o }];
+            let sum: f64 = (0..xs[1]).map(|c| (v[0][(n * xs[1] + c) * plane + p] - v[2][0]) * (v[3][o * xs[1] + c] - each(&v[5]))).sum();
+            let sum = sum + bias.as_ref().map_or(0.0, |b| b[o]);
+            (f64::from((sum * (v[1][0] * each(&v[4]) / v[6][0])) as f32).round_ties_even() + v[7][0]).clamp(low, high)
+        });
+        vec![from_reals(case.tensor(7).dtype(), &[xs[0], outputs, xs[2], xs[3]], &y.collect::<Vec<f64>>())]
+    }
+
+    fn case() -> Case {
+        Case::new([spread(DType::U8, &[2, 3, 4, 5], 250.0, 1), t(&[], &[0.01f32]), t(&[], &[120u8]),
+            spread(DType::I8, &[2, 3, 1, 1], 120.0, 2), t(&[2], &[0.02f32, 0.03]), t(&[2], &[0i8, 4]), t(&[], &[0.05f32]), t(&[], &[118u8])])
+    }
+
+    op_tests! { DEF, reference, Tolerance::EXACT;
+        plain => case();
+        with_bias => case().input(t(&[2], &[1000i32, -2000]));
+    }
+}

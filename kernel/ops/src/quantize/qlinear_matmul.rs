@@ -1,0 +1,97 @@
+//! `QLinearMatMul`: the product of quantised matrices, quantised again.
+//!
+//! Sums of (a - a_zero)(b - b_zero) are exact; one rounding (ties to even) makes the result.
+
+use super::{linear::bounds, product::{Product, check_count, infer_dims, pick, zero_points}};
+use crate::numeric::Number;
+use alloc::{boxed::Box, vec, vec::Vec};
+use millstream_graph::{Arity, BuildCx, EvalCx, EvalError, Fact, InferCx, InferError, Op, OpDef};
+use millstream_tensor::{DType, Element};
+
+/// The operator's schema.
+pub const DEF: OpDef = OpDef {
+    domain: "",
+    name: "QLinearMatMul",
+    since: &[10, 21],
+    inputs: Arity::exactly(8),
+    outputs: Arity::exactly(1),
+    attributes: &[],
+    subgraphs: &[],
+    dtypes: "u8, i8",
+    build: |_: &BuildCx<'_>| Ok(Box::new(QLinearMatMul)),
+};
+
+/// The product of quantised matrices.
+#[derive(Debug, Clone, Copy)]
+pub struct QLinearMatMul;
+
+/// The scales of an input, of any float type.
+pub(crate) fn scales(cx: &EvalCx<'_>, input: usize) -> Result<Vec<f64>, EvalError> {
+    by_dtype!(floats, cx.dtype(input)?, T => Ok(cx.input::<T>(input)?.iter().map(Number::to_f64).collect()))
+}
+
+/// A sum scaled, rounded and saturated.
+#[inline(always)]
+pub(crate) fn requantise<U: Number>(sum: i32, scale: f64, zero: i32) -> U {
+    let (low, high) = bounds(<U as Element>::DTYPE);
+    U::from_f64((libm::rint(f64::from((f64::from(sum) * scale) as f32)) + f64::from(zero)).clamp(low, high))
+}
+
+impl Op for QLinearMatMul {
+    fn infer(&self, cx: &InferCx<'_>) -> Result<Vec<Fact>, InferError> {
+        let to = cx.input(7)?.dtype;
+        if !matches!(to, DType::U8 | DType::I8) {
+            return Err(InferError::DType { input: 7, found: to });
+        }
+        Ok(vec![Fact::new(to, infer_dims(cx, 0, 3)?)])
+    }
+
+    fn eval(&self, cx: &mut EvalCx<'_>) -> Result<(), EvalError> {
+        let (a_zero, b_zero, y_zero) = (zero_points(cx, 2)?, zero_points(cx, 5)?, zero_points(cx, 7)?);
+        let (a_scale, b_scale, y_scale) = (scales(cx, 1)?, scales(cx, 4)?, scales(cx, 6)?);
+        let spec = cx.output_spec(0).ok_or(EvalError::Output(0))?;
+        let rank = spec.shape().rank();
+        let n = if rank > 0 { spec.shape()[rank - 1] } else { 1 };
+        let m = if rank > 1 { spec.shape()[rank - 2] } else { 1 };
+        [(&a_scale, m), (&b_scale, n), (&y_scale, m)].into_iter().try_for_each(|(s, n)| check_count(s, n))?;
+        check_count(&y_zero, m)?;
+        by_dtype!(bytes, cx.dtype(0)?, A => by_dtype!(bytes, cx.dtype(3)?, B => by_dtype!(bytes, spec.dtype, U => {
+            let product = Product { a: cx.input::<A>(0)?, b: cx.input::<B>(3)?, a_zero, b_zero };
+            let y = cx.output::<U>(0)?.into_data();
+            product.run(cx, y, &|i, sums, y| {
+                for (j, (y, &sum)) in y.iter_mut().zip(sums).enumerate() {
+                    let scale = pick(&a_scale, i) * pick(&b_scale, j) / pick(&y_scale, i);
+                    *y = requantise(sum, scale, pick(&y_zero, i));
+                }
+            })
+        })))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{Case, Tolerance, from_reals, reals, spread, t};
+    use millstream_tensor::Tensor;
+
+    fn reference(case: &Case) -> Vec<Tensor> {
+        let v: Vec<Vec<f64>> = (0..8).map(|i| reals(case.tensor(i))).collect();
+        let (k, n) = (case.tensor(3).shape()[0], case.tensor(3).shape()[1]);
+        let m = case.tensor(0).shape()[0];
+        let (low, high) = bounds(case.tensor(7).dtype());
+        let cell = |i: usize, j: usize| {
+            let sum: f64 = (0..k).map(|p| (v[0][i * k + p] - v[2][0]) * (v[3][p * n + j] - v[5][if v[5].len() == 1 { 0 } else { j }])).sum();
+            let scale = v[1][0] * v[4][if v[4].len() == 1 { 0 } else { j }] / v[6][0];
+            (f64::from((sum * scale) as f32).round_ties_even() + v[7][0]).clamp(low, high)
+        };
+        let y: Vec<f64> = (0..m * n).map(|c| cell(c / n, c % n)).collect();
+        vec![from_reals(case.tensor(7).dtype(), &[m, n], &y)]
+    }
+
+    op_tests! { DEF, reference, Tolerance::EXACT;
+        bytes => Case::new([spread(DType::U8, &[5, 7], 250.0, 1), t(&[], &[0.01f32]), t(&[], &[120u8]),
+            spread(DType::U8, &[7, 9], 250.0, 2), t(&[], &[0.02f32]), t(&[], &[100u8]), t(&[], &[0.05f32]), t(&[], &[118u8])]);
+        by_column => Case::new([spread(DType::I8, &[5, 7], 120.0, 1), t(&[], &[0.01f32]), t(&[], &[3i8]),
+            spread(DType::I8, &[7, 2], 120.0, 2), t(&[2], &[0.02f32, 0.03]), t(&[2], &[1i8, 2]), t(&[], &[0.5f32]), t(&[], &[-8i8])]);
+    }
+}
