@@ -58,9 +58,11 @@ operators! {
         ; convolution, linear, product
     }
     /// Sliding windows and weights.
-    conv { conv, fused_conv; depthwise, direct, fast, geometry, oracle, reorder, weights }
+    conv { conv, conv_transpose, fused_conv; depthwise, direct, fast, gather, geometry, oracle, reorder, weights }
     /// Products of matrices.
     matmul { mat_mul, fused_mat_mul, gemm; activation, batched, direct, number, oracle, product }
+    /// Images sampled at other places.
+    resize { resize, upsample; coordinate, pass }
     /// Windows and planes reduced to one element.
     pool { max_pool, average_pool, lp_pool, global_average_pool, global_max_pool, global_lp_pool; global, window }
     /// Shapes as values, and values under another shape.

@@ -91,3 +91,43 @@ pub(crate) fn depthwise(weights: &[f32], dims: WeightDims, packed: &mut [f32]) {
         }
     }
 }
+
+/// The weights of a transposed convolution: for each group a matrix of `channels` rows and `[taps, out]` columns.
+#[derive(Debug)]
+pub(crate) struct PackedTransposed(pub(crate) Vec<PackedB>);
+
+impl PackedTransposed {
+    /// Packs weights of shape `[channels of all groups, out, ..kernel]`.
+    pub(crate) fn new(level: Level, weights: &[f32], shape: &[usize], group: usize) -> Result<PackedTransposed, TensorError> {
+        let (channels, out, taps) = (shape[0] / group, shape[1], shape[2..].iter().product::<usize>());
+        let len = channels * out * taps;
+        let mut ordered = AlignedBytes::zeroed(len * size_of::<f32>())?;
+        let pack = |g: usize| {
+            let ordered: &mut [f32] = bytemuck::cast_slice_mut(ordered.as_mut());
+            by_tap(weights.get(g * len..).unwrap_or_default(), taps, out, ordered);
+            PackedB::new(level, Rhs::row_major(ordered, out * taps), channels, out * taps).map_err(|e| match e {
+                GemmError::OutOfMemory(n) => TensorError::OutOfMemory(n),
+                _ => TensorError::Length { needed: group * len, found: weights.len() },
+            })
+        };
+        Ok(PackedTransposed((0..group).map(pack).collect::<Result<_, _>>()?))
+    }
+}
+
+impl Packed for PackedTransposed {
+    fn bytes_len(&self) -> usize {
+        self.0.iter().map(PackedB::bytes).sum()
+    }
+}
+
+/// Writes weights `[channels, out, taps]` as `[channels, taps, out]`, as many as `ordered` holds.
+pub(crate) fn by_tap(weights: &[f32], taps: usize, out: usize, ordered: &mut [f32]) {
+    let each = (taps * out).max(1);
+    for (from, to) in weights.chunks_exact(each).zip(ordered.chunks_exact_mut(each)) {
+        for (tap, row) in to.chunks_exact_mut(out.max(1)).enumerate() {
+            for (o, to) in row.iter_mut().enumerate() {
+                *to = from[o * taps + tap];
+            }
+        }
+    }
+}
