@@ -199,7 +199,7 @@ impl Op for ConvTranspose {
 
     fn prepack(&self, input: usize, weight: TensorView<'_>, cx: &PrepackCx<'_>) -> Result<Option<Arc<dyn Packed>>, TensorError> {
         let shape = weight.shape();
-        if input != 1 || weight.dtype() != DType::F32 || shape.rank() < 2 || shape[0] % self.group != 0 {
+        if input != 1 || weight.dtype() != DType::F32 || shape.rank() < 2 || !shape[0].is_multiple_of(self.group) {
             return Ok(None);
         }
         let view = weight.typed::<f32>()?;
