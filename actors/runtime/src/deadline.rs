@@ -76,6 +76,14 @@ impl Reaper {
     }
 }
 
+impl Drop for Reaper {
+    fn drop(&mut self) {
+        // Not joined: the last owner of the accounts may be this very thread.
+        self.shared.lock().stopped = true;
+        self.shared.changed.notify_one();
+    }
+}
+
 fn run(shared: &Shared) {
     let mut state = shared.lock();
     while !state.stopped {

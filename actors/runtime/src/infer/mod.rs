@@ -1,12 +1,14 @@
 //! Stages that run models: [`RunInference`] over any [`ModelHandler`].
 
 mod closure;
+mod engine;
 mod handler;
 mod options;
 mod stage;
 mod worker;
 
 pub use closure::{FnHandler, handler, handler_with};
+pub use engine::EngineModel;
 pub use handler::{ModelHandler, ModelId, Prediction};
 pub use options::RunInference;
 pub(crate) use stage::InferStage;

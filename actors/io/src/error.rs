@@ -1,0 +1,47 @@
+//! Errors of sources and sinks; each names what it was about.
+
+use std::{io, path::PathBuf};
+
+/// What went wrong with a file.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum IoError {
+    /// The operating system refused.
+    #[error("{path}: {error}", path = path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        error: io::Error,
+    },
+    /// A line that is no text.
+    #[error("{name}:{line}: not UTF-8")]
+    Text {
+        /// The stream's name.
+        name: String,
+        /// The line's number, from 1.
+        line: u64,
+    },
+    /// A pattern that cannot be understood.
+    #[error("the pattern `{pattern}`: {message}")]
+    Pattern {
+        /// The pattern.
+        pattern: String,
+        /// What is wrong with it.
+        message: String,
+    },
+    /// A folder that cannot be walked.
+    #[error("{0}")]
+    Walk(#[from] ignore::Error),
+    /// A record that cannot be written as JSON.
+    #[error("the record cannot be written as JSON: {0}")]
+    Json(#[from] serde_json::Error),
+}
+
+impl IoError {
+    pub(crate) fn file(path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> IoError {
+        let path = path.into();
+        move |error| IoError::File { path, error }
+    }
+}
