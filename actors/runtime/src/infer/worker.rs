@@ -38,6 +38,9 @@ use crate::{
     ticket::Tally,
 };
 
+/// Results of batches that take less than this gather into full chunks while more batches are at hand.
+const LINGER: Duration = Duration::from_micros(50);
+
 /// Why a worker stops in the middle.
 enum Break {
     Crashed(Fault),
@@ -137,7 +140,9 @@ impl<'a, T: Send + 'static, H: ModelHandler> Worker<'a, T, H> {
             let worked = self.run_groups();
             self.tally.flush(&self.parts.shared.accounts);
             worked?;
-            self.outlet.flush().map_err(|_| Break::Aborted)?;
+            if self.predicted >= LINGER {
+                self.outlet.flush().map_err(|_| Break::Aborted)?;
+            }
             while !self.ended && self.batcher.len() < self.fill_to() {
                 match receiver.try_recv() {
                     Some(received) => self.take_in(received)?,
@@ -150,7 +155,10 @@ impl<'a, T: Send + 'static, H: ModelHandler> Worker<'a, T, H> {
                     self.execute(batch);
                 }
                 Decision::Wait(_) if self.ended => return Ok(()),
-                Decision::Wait(until) => self.take_in(receiver.recv(until))?,
+                Decision::Wait(until) => {
+                    self.outlet.flush().map_err(|_| Break::Aborted)?;
+                    self.take_in(receiver.recv(until))?;
+                }
             }
         }
     }

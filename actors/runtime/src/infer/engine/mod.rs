@@ -32,6 +32,8 @@ pub struct EngineModel {
     id: ModelId,
     executable: Arc<dyn Executable>,
     batching: Batching,
+    /// The caller said that there is no batch axis.
+    forced: bool,
     shared: Vec<(usize, Tensor)>,
     memory_limit: usize,
     /// Outputs turned out to have no batch axis.
@@ -53,13 +55,22 @@ impl EngineModel {
     /// A model. Its batch axis is free where the first dim of all its inputs is open, and fixed where it is a number.
     pub fn new(id: ModelId, executable: Arc<dyn Executable>) -> Self {
         let batching = batching(&executable.signature().inputs);
-        EngineModel { id, executable, batching, shared: Vec::new(), memory_limit: usize::MAX, alone: AtomicBool::new(false) }
+        EngineModel {
+            id,
+            executable,
+            batching,
+            forced: false,
+            shared: Vec::new(),
+            memory_limit: usize::MAX,
+            alone: AtomicBool::new(false),
+        }
     }
 
     /// Says that the model has no batch axis: examples are inputs as they are, and run one at a time.
     #[must_use]
     pub fn without_batch_axis(mut self) -> Self {
         self.batching = Batching::None;
+        self.forced = true;
         self
     }
 
@@ -72,7 +83,7 @@ impl EngineModel {
         let index = signature.input_index(name).ok_or_else(|| RunError::InputName(name.to_owned()))?;
         self.shared.push((index, value));
         self.shared.sort_by_key(|(index, _)| *index);
-        if self.batching != Batching::None {
+        if !self.forced {
             let others = signature.inputs.iter().enumerate().filter(|(i, _)| self.shared.iter().all(|(s, _)| s != i));
             self.batching = batching(others.map(|(_, port)| port));
         }
