@@ -66,14 +66,14 @@ operators! {
     /// Windows and planes reduced to one element.
     pool { max_pool, average_pool, lp_pool, global_average_pool, global_max_pool, global_lp_pool; global, window }
     /// Shapes as values, and values under another shape.
-    shape { shape_of, size, constant, constant_of_shape, range, reshape, flatten, squeeze, unsqueeze; relabel }
+    shape { shape_of, size, constant, constant_of_shape, eye_like, range, reshape, flatten, squeeze, unsqueeze; relabel }
     /// Elements that move without changing.
     movement {
         identity, transpose, concat, split, slice, gather, expand, pad, tile, depth_to_space, space_to_depth, gather_elements, gather_nd,
-        scatter_elements, scatter_old, scatter_nd, trilu, reverse_sequence, tensor_scatter; strided, flat, index, pick, scatter, typed
+        scatter_elements, scatter_old, scatter_nd, trilu, reverse_sequence, tensor_scatter, center_crop_pad; strided, flat, index, pick, scatter, typed
     }
     /// Elements that are looked for, counted and summed up.
-    select { one_hot, top_k, cum_sum, non_zero, compress, unique, non_max_suppression }
+    select { one_hot, top_k, cum_sum, non_zero, compress, unique, non_max_suppression, det }
     /// Images read and written between their elements' places.
     sample { grid_sample, affine_grid, col2im }
     /// Subgraphs.

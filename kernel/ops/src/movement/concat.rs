@@ -1,6 +1,6 @@
 //! `Concat`: inputs joined along an axis. Runs in any order of memory that the inputs share.
 
-use crate::{grains, movement::strided::{self, Walk}};
+use crate::{grains, movement::strided::{self, Walk}, shape::relabel};
 use alloc::{boxed::Box, format, string::String, vec, vec::Vec};
 use millstream_graph::{Arity, BuildCx, BuildError, EvalCx, EvalError, Fact, InferCx, InferError, Op, OpDef, Permutation, StepCx};
 use millstream_tensor::{DType, Layout, Order, Tensor, TensorView, TensorViewMut, Word, tile::Tiles};
@@ -44,7 +44,7 @@ impl Op for Concat {
         let first = cx.input(0)?;
         let axis = InferCx::axis(self.axis, first.rank())?;
         let mut dims = first.dims.clone();
-        let mut known = if first.rank() == 1 { first.int_dims() } else { None };
+        let mut known = if first.rank() == 1 { relabel::small_ints(first) } else { None };
         for i in 1..cx.inputs.len() {
             let next = cx.input(i)?;
             if next.dtype != first.dtype {
@@ -66,7 +66,7 @@ impl Op for Concat {
                     _ => {}
                 }
             }
-            known = known.zip(next.int_dims()).map(|(mut a, b)| {
+            known = known.zip(relabel::small_ints(next)).map(|(mut a, b)| {
                 a.extend(b);
                 a
             });

@@ -26,7 +26,7 @@ impl Op for Expand {
     fn infer(&self, cx: &InferCx<'_>) -> Result<Vec<Fact>, InferError> {
         let x = cx.input(0)?;
         let dims = cx.broadcast(&x.dims, &cx.int_dims(1)?)?;
-        if let Some([v]) = x.int_dims().as_deref()
+        if let Some([v]) = relabel::small_ints(x).as_deref()
             && let [n] = &dims[..]
             && let Some(n @ 0..64) = n.as_const()
         {

@@ -1,6 +1,6 @@
 //! `Gather`: parts of the input along one axis, picked by indices (i32 or i64, negative from the end).
 
-use crate::movement::{index, pick};
+use crate::{movement::{index, pick}, shape::relabel};
 use alloc::{boxed::Box, vec, vec::Vec};
 use millstream_graph::{Arity, BuildCx, EvalCx, EvalError, Fact, InferCx, InferError, Op, OpDef};
 
@@ -39,7 +39,8 @@ impl Op for Gather {
         let axis = InferCx::axis(self.axis, x.rank())?;
         if x.rank() == 1
             && i.rank() < 2
-            && let (Some(values), Some(picks)) = (x.int_dims(), i.ints())
+            && let (Some(values), Some(_)) = (relabel::small_ints(x), relabel::small_ints(i))
+            && let Some(picks) = i.ints()
         {
             let n = values.len() as i64;
             let at = |p: i64| values.get(usize::try_from(if p < 0 { p + n } else { p }).ok()?).cloned();

@@ -1,6 +1,6 @@
 //! The named activations of recurrent layers.
 
-use alloc::{format, string::String, vec::Vec};
+use alloc::{format, vec::Vec};
 use millstream_graph::{BuildCx, BuildError};
 use millstream_simd::{Simd, SimdF32, math, slice};
 
@@ -34,7 +34,7 @@ pub(crate) fn parse(cx: &BuildCx<'_>, directions: usize, defaults: &[Activation]
 }
 
 /// Parameters are consumed in the order of the functions that take them.
-fn one(name: &String, alphas: &mut impl Iterator<Item = f32>, betas: &mut impl Iterator<Item = f32>) -> Result<Activation, BuildError> {
+fn one(name: &str, alphas: &mut impl Iterator<Item = f32>, betas: &mut impl Iterator<Item = f32>) -> Result<Activation, BuildError> {
     let mut alpha = |default: f32| alphas.next().unwrap_or(default);
     let mut beta = |default: f32| betas.next().unwrap_or(default);
     Ok(match name.to_ascii_lowercase().as_str() {
@@ -49,7 +49,7 @@ fn one(name: &String, alphas: &mut impl Iterator<Item = f32>, betas: &mut impl I
         "elu" => Activation::Elu(alpha(1.0)),
         "softsign" => Activation::Softsign,
         "softplus" => Activation::Softplus,
-        _ => return Err(BuildError::UnsupportedAttribute { name: "activations", value: name.clone() }),
+        _ => return Err(BuildError::UnsupportedAttribute { name: "activations", value: name.into() }),
     })
 }
 

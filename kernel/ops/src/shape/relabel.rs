@@ -1,18 +1,23 @@
 //! What reshaping does to facts and to the order of memory.
 
 use alloc::vec::Vec;
-use millstream_graph::{Dim, EvalCx, EvalError, Fact, InferError};
+use millstream_graph::{Dim, EvalCx, EvalError, FOLD_LIMIT, Fact, InferError};
 use millstream_tensor::{Order, Shape};
 
 /// The input's fact under other dims of the same count: known integers stay known.
 pub(crate) fn fact(x: &Fact, dims: Vec<Dim>) -> Fact {
     if dims.len() < 2
-        && let Some(values) = x.int_dims()
-        && x.rank() < 2
+        && let Some(values) = small_ints(x)
     {
         return Fact::of_dims(x.dtype, values, dims.is_empty());
     }
     Fact::new(x.dtype, dims)
+}
+
+/// The elements of a scalar or short vector of integers, as expressions: what shapes are computed from.
+pub(crate) fn small_ints(x: &Fact) -> Option<Vec<Dim>> {
+    let short = x.rank() < 2 && Dim::product(&x.dims).as_extent().is_some_and(|n| n <= FOLD_LIMIT);
+    if short { x.int_dims() } else { None }
 }
 
 /// The dims of input `input` as expressions, while running.
