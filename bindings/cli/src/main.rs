@@ -1,1 +1,55 @@
-fn main() {}
+//! The `millstream` program.
+//!
+//! `main` reads the arguments and calls one function of `commands`. Results go to standard output, as text or with
+//! `--json` as one JSON object; progress and logs go to standard error. Exit status: 0 if all went well, 1 if tests or
+//! outputs did not match, 2 if something could not be done.
+#![forbid(unsafe_code)]
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program prints")]
+
+mod arrays;
+mod commands;
+mod conformance;
+mod failure;
+mod memory;
+mod output;
+
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+
+/// Runs ONNX models, and pipelines of them.
+#[derive(Parser)]
+#[command(name = "millstream", version, about, after_help = "MILLSTREAM_LEVEL=scalar|avx2|avx512|neon|simd128 clamps the instructions that kernels use.")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+    /// Log more to standard error (-v, -vv).
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    verbose: u8,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Run(commands::run::Arguments),
+    Inspect(commands::inspect::Arguments),
+    Bench(commands::bench::Arguments),
+    Test(commands::test::Arguments),
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let level = ["warn", "info", "debug"][usize::from(arguments.verbose.min(2))];
+    tracing_subscriber::fmt().with_writer(std::io::stderr).with_env_filter(tracing_subscriber::EnvFilter::new(level)).init();
+    let done = match &arguments.command {
+        Command::Run(a) => commands::run::run(a),
+        Command::Inspect(a) => commands::inspect::run(a),
+        Command::Bench(a) => commands::bench::run(a),
+        Command::Test(a) => commands::test::run(a),
+    };
+    match done {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::from(2)
+        }
+    }
+}

@@ -1,0 +1,193 @@
+//! `millstream bench`: how long a model takes, and whether it is right.
+
+use crate::{arrays, failure::Failure, memory, output};
+use millstream::{
+    DType, Model, Session, Tensor, Value,
+    cpu::{self, StdClock},
+    kernel::engine::{Clock, Port, Profiler, Request, StepRecord, Workspace},
+};
+use serde_json::{Value as Json, json};
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::{Duration, Instant},
+};
+
+/// Times a model: warms up, then runs for some seconds. Outputs are compared where expected ones are given.
+#[derive(clap::Args)]
+pub(crate) struct Arguments {
+    /// The ONNX model.
+    model: PathBuf,
+    /// A folder with manifest.json, in_<i>.npy and out_<i>.npy; without it inputs are zeroes, 1 for every open dim.
+    #[arg(long, value_name = "DIR")]
+    inputs: Option<PathBuf>,
+    /// Threads; 0 is one a core.
+    #[arg(long, default_value_t = 0)]
+    threads: usize,
+    /// How long to run after warming up.
+    #[arg(long, value_name = "S", default_value_t = 3.0)]
+    seconds: f64,
+    /// Print the time of each kind of step.
+    #[arg(long)]
+    profile: bool,
+    /// Print one JSON object.
+    #[arg(long)]
+    json: bool,
+}
+
+/// A value by the name that a manifest gives it.
+type Named = (String, Tensor);
+
+pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
+    let start = Instant::now();
+    let threads = if arguments.threads == 0 { std::thread::available_parallelism().map_or(1, |n| n.get()) } else { arguments.threads };
+    let model = Session::builder().threads(threads).build().open(&arguments.model)?;
+    let load = start.elapsed();
+    let (inputs, expected) = match &arguments.inputs {
+        Some(folder) => (listed(folder, "inputs")?, listed(folder, "outputs")?),
+        None => (zeroes(&model)?, Vec::new()),
+    };
+    let values = ordered(&model, inputs)?;
+    let mut workspace = Workspace::new();
+    let run = |workspace: &mut Workspace| model.executable().run(workspace, Request::new(&values)).map_err(millstream::Error::from);
+    let start = Instant::now();
+    let outputs = run(&mut workspace)?;
+    let first = start.elapsed();
+    let names = model.signature().outputs.iter().map(|p| p.name.to_string());
+    let max_error = greatest_error(names.zip(outputs.into_iter().flatten()), &expected)?;
+    let times = timed(Duration::from_secs_f64(arguments.seconds.clamp(0.0, 86400.0)), || run(&mut workspace).map(|_| ()))?;
+    let at = |q: f64| times[((times.len() - 1) as f64 * q).round() as usize].as_secs_f64() * 1e3;
+    let report = json!({
+        "median_ms": at(0.5), "min_ms": at(0.0), "p99_ms": at(0.99), "load_ms": load.as_secs_f64() * 1e3, "first_run_ms": first.as_secs_f64() * 1e3,
+        "runs": times.len(), "threads": threads, "level": cpu::level().name(), "arena_bytes": workspace.arena_bytes(),
+        "peak_rss_mb": memory::peak_resident().map(|b| b as f64 / 1e6), "max_error": max_error,
+    });
+    if arguments.json {
+        println!("{report}");
+    } else {
+        let Json::Object(fields) = &report else { return Ok(ExitCode::SUCCESS) };
+        println!("{}", output::table(&["figure", "value"], fields.iter().map(|(k, v)| vec![k.clone(), shown(v)]), true));
+    }
+    if arguments.profile {
+        profile(&model, &values, &mut workspace)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn shown(value: &Json) -> String {
+    match value {
+        Json::Number(n) if n.is_f64() => n.as_f64().map_or_else(String::new, |x| if x.abs() < 1e-2 && x != 0.0 { format!("{x:.2e}") } else { format!("{x:.3}") }),
+        Json::String(s) => s.clone(),
+        Json::Null => "-".into(),
+        other => other.to_string(),
+    }
+}
+
+/// Run times in ascending order, after a warm-up of a tenth of the time (one run at least).
+fn timed(duration: Duration, mut run: impl FnMut() -> Result<(), millstream::Error>) -> Result<Vec<Duration>, Failure> {
+    let warm = Instant::now();
+    while warm.elapsed() < duration / 10 {
+        run()?;
+    }
+    let (start, mut times) = (Instant::now(), Vec::new());
+    while times.is_empty() || start.elapsed() < duration {
+        let one = Instant::now();
+        run()?;
+        times.push(one.elapsed());
+    }
+    times.sort_unstable();
+    Ok(times)
+}
+
+/// The arrays that a manifest lists under `kind`.
+fn listed(folder: &Path, kind: &str) -> Result<Vec<Named>, Failure> {
+    let path = folder.join("manifest.json");
+    let text = fs::read_to_string(&path).map_err(Failure::io(&path))?;
+    let broken = |what: &str| Failure::File(path.clone(), what.into());
+    let manifest: Json = serde_json::from_str(&text).map_err(|e| broken(&e.to_string()))?;
+    let rows = manifest[kind].as_array().ok_or_else(|| broken("a list is missing"))?;
+    rows.iter()
+        .map(|row| {
+            let (Some(name), Some(file)) = (row["name"].as_str(), row["file"].as_str()) else { return Err(broken("an entry has no name or no file")) };
+            Ok((name.into(), arrays::read(&folder.join(file))?))
+        })
+        .collect()
+}
+
+fn zeroes(model: &Model) -> Result<Vec<Named>, Failure> {
+    let zero = |p: &Port| {
+        let dims: Vec<usize> = p.dims.iter().flatten().map(|d| *d.as_ref().unwrap_or(&1)).collect();
+        Ok((p.name.to_string(), Tensor::zeros(p.dtype.unwrap_or(DType::F32), &dims)?))
+    };
+    model.signature().inputs.iter().map(zero).collect()
+}
+
+fn ordered(model: &Model, mut inputs: Vec<Named>) -> Result<Vec<Value>, Failure> {
+    let take = |p: &Port| {
+        let at = inputs.iter().position(|(name, _)| **name == *p.name).ok_or_else(|| Failure::Usage(format!("there is no value for input `{}`", p.name)))?;
+        Ok(Value::Tensor(inputs.swap_remove(at).1))
+    };
+    model.signature().inputs.iter().map(take).collect()
+}
+
+/// The greatest absolute difference over the greatest absolute expected value, over all outputs; infinite where types or
+/// shapes differ. `None` if nothing is expected.
+fn greatest_error(outputs: impl Iterator<Item = (String, Value)>, expected: &[Named]) -> Result<Option<f64>, Failure> {
+    let outputs: BTreeMap<String, Value> = outputs.collect();
+    let mut worst: Option<f64> = None;
+    for (name, want) in expected {
+        let error = match outputs.get(name) {
+            Some(Value::Tensor(got)) if got.shape() == want.shape() && got.dtype() == want.dtype() => difference(got, want)?,
+            _ => f64::INFINITY,
+        };
+        worst = Some(worst.map_or(error, |w| w.max(error)));
+    }
+    Ok(worst)
+}
+
+fn difference(got: &Tensor, want: &Tensor) -> Result<f64, Failure> {
+    let (got, want) = (crate::conformance::numbers(got), crate::conformance::numbers(want));
+    let scale = want.iter().filter(|x| x.is_finite()).fold(0.0f64, |m, x| m.max(x.abs()));
+    let mut worst = 0.0f64;
+    for (g, w) in got.iter().zip(&want) {
+        let d = if g == w || (g.is_nan() && w.is_nan()) { 0.0 } else { (g - w).abs() };
+        worst = if d.is_nan() { f64::INFINITY } else { worst.max(d) };
+    }
+    Ok(if worst == 0.0 { 0.0 } else { worst / scale })
+}
+
+/// Time and work by operator and kernel.
+struct Sums {
+    clock: StdClock,
+    by_kernel: BTreeMap<String, (Duration, usize, f64, f64)>,
+}
+
+impl Profiler for Sums {
+    fn clock(&self) -> &dyn Clock {
+        &self.clock
+    }
+
+    fn step(&mut self, r: StepRecord<'_>) {
+        let (time, steps, flops, bytes) = self.by_kernel.entry(format!("{} {}", r.op, r.kernel)).or_default();
+        *time += r.time;
+        *steps += 1;
+        *flops += r.cost.flops;
+        *bytes += r.cost.bytes;
+    }
+}
+
+fn profile(model: &Model, inputs: &[Value], workspace: &mut Workspace) -> Result<(), Failure> {
+    let mut sums = Sums { clock: StdClock::default(), by_kernel: BTreeMap::new() };
+    let request = Request { inputs, outputs: &mut [], cancel: None, profiler: Some(&mut sums) };
+    model.executable().run(workspace, request).map_err(millstream::Error::from)?;
+    let mut rows: Vec<_> = sums.by_kernel.into_iter().collect();
+    rows.sort_by_key(|(_, (time, ..))| std::cmp::Reverse(*time));
+    let row = |(kernel, (time, steps, flops, bytes)): (String, (Duration, usize, f64, f64))| {
+        let s = time.as_secs_f64().max(1e-9);
+        vec![kernel, steps.to_string(), format!("{:.3}", s * 1e3), format!("{:.1}", flops / s / 1e9), format!("{:.1}", bytes / s / 1e9)]
+    };
+    println!("{}", output::table(&["kernel", "steps", "ms", "GFLOP/s", "GB/s"], rows.into_iter().map(row), true));
+    Ok(())
+}

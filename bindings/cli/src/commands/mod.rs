@@ -1,0 +1,6 @@
+//! One module a command: its arguments, and the function that does it.
+
+pub(crate) mod bench;
+pub(crate) mod inspect;
+pub(crate) mod run;
+pub(crate) mod test;
