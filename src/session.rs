@@ -34,16 +34,20 @@ impl Session {
         SessionBuilder::default()
     }
 
-    /// Loads an ONNX file. External data may lie in the file's folder and below it, nowhere else.
+    /// Loads and compiles an ONNX file. External data may lie in the file's folder and below it, nowhere else.
     pub fn open(&self, path: impl AsRef<Path>) -> Result<Model, Error> {
+        self.compile(self.read(path)?.graph)
+    }
+
+    /// Loads an ONNX file without compiling it.
+    pub fn read(&self, path: impl AsRef<Path>) -> Result<millstream_onnx::Model, Error> {
         let path = path.as_ref();
         let io = |error| Error::Io { path: path.into(), error };
         let source: Arc<dyn WeightSource> = Arc::new(MappedFile::open(path).map_err(io)?);
         let files = Files::beside(path).map_err(io)?;
         let external = |location: &str| files.open(location).map_err(Box::<dyn std::error::Error + Send + Sync>::from);
         let options = LoadOptions { limits: self.limits, external: Some(&external) };
-        let load = |error| Error::Load { path: path.into(), error };
-        self.compile(millstream_onnx::load(source, &self.registry, &options).map_err(load)?.graph)
+        millstream_onnx::load(source, &self.registry, &options).map_err(|error| Error::Load { path: path.into(), error })
     }
 
     /// Loads an ONNX model from memory.
