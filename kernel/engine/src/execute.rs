@@ -11,7 +11,7 @@ use millstream_graph::{EvalCx, EvalError, Input, Output, Parallel, Spec};
 use millstream_simd::Level;
 use millstream_tensor::{
     DType, Tensor, TensorView, TensorViewMut, Value, WorkerScratch,
-    arena::{Arena, Memory},
+    arena::{Arena, Grants, Memory},
 };
 use smallvec::SmallVec;
 
@@ -49,6 +49,9 @@ pub fn run_plan(
             if cancel.is_some_and(Cancel::is_cancelled) {
                 return Err(RunError::Cancelled);
             }
+            if !runs(plan, step, &mut memory, grants, inputs)? {
+                continue;
+            }
             let start = profiler.as_ref().map(|p| p.clock().now());
             run_step(step, level, parallel, memory.step(grants), inputs, &mut slots).map_err(|e| step_error(step, inputs, e))?;
             if let (Some(p), Some(start)) = (&mut profiler, start) {
@@ -58,6 +61,24 @@ pub fn run_plan(
         }
     }
     collect(plan, own, slots, inputs, buffers)
+}
+
+/// True if the conditions of all guards around a step hold.
+fn runs(plan: &Plan, step: &Step, memory: &mut Memory<'_>, grants: &mut Grants, inputs: &[Value]) -> Result<bool, RunError> {
+    let mut guard = step.guard;
+    while let Some(g) = guard.map(|g| &plan.guards[g]) {
+        let flag = match g.condition {
+            Place::Arena(at) => memory.step(grants).read(ARENA, at..at + 1)?.first().copied(),
+            Place::Output(o) => memory.step(grants).read(1 + o, 0..1)?.first().copied(),
+            Place::Input(i) => inputs[i].as_tensor()?.view().bytes()?.first().copied(),
+            Place::Slot(_) => None,
+        };
+        if flag.is_none_or(|f| (f != 0) != g.wanted) {
+            return Ok(false);
+        }
+        guard = g.parent;
+    }
+    Ok(true)
 }
 
 /// Memory for the outputs that the caller gave no buffer for; checks the buffers that it gave.

@@ -26,7 +26,7 @@ pub use error::{CompileError, NodeError, RunError, ShapeError, StepError, descri
 pub use executable::{Backend, Cancel, Executable, PlanBytes, Request};
 pub use execute::run_plan;
 pub use millstream_tensor::WeightSource;
-pub use plan::{Argument, Place, Plan, PlanOutput, Step, Target};
+pub use plan::{Argument, Guard, Place, Plan, PlanOutput, Step, Target};
 pub use profile::{Clock, Profiler, StepRecord};
 pub use signature::{Port, Signature};
 pub use workers::{SerialWorkers, Workers};

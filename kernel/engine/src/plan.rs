@@ -62,10 +62,23 @@ pub struct Step {
     pub shared: (usize, usize),
     /// Arena offset and bytes of each worker's scratch memory; the workers' parts follow one another.
     pub per_worker: (usize, usize),
+    /// The number of the guard under which the step runs; it always runs if there is none.
+    pub guard: Option<usize>,
     /// The kernel that runs, for people.
     pub kernel: String,
     /// What the step costs at the least.
     pub cost: Cost,
+}
+
+/// A condition under which steps run: that of a branch.
+#[derive(Debug, Clone)]
+pub struct Guard {
+    /// Where a scalar of booleans lies.
+    pub condition: Place,
+    /// What it has to be.
+    pub wanted: bool,
+    /// The guard around this one.
+    pub parent: Option<usize>,
 }
 
 /// Steps and memory for one set of input shapes.
@@ -73,6 +86,8 @@ pub struct Step {
 pub struct Plan {
     /// The steps in order.
     pub steps: Vec<Step>,
+    /// The guards that steps name.
+    pub guards: Vec<Guard>,
     /// The inputs' types and shapes; `None` for inputs that are no tensors.
     pub inputs: Vec<Option<Spec>>,
     /// The outputs: type and shape where planned, `None` where the value lies in a slot.

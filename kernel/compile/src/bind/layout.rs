@@ -6,7 +6,7 @@ use crate::{
     program::Program,
 };
 use alloc::{vec, vec::Vec};
-use millstream_engine::{Argument, Place, Plan, PlanOutput, RunError, Step, Target};
+use millstream_engine::{Argument, Guard, Place, Plan, PlanOutput, RunError, Step, Target};
 use millstream_graph::{Scratch, Spec, StepCx};
 use millstream_simd::Level;
 
@@ -73,6 +73,10 @@ pub(crate) fn assemble(program: &Program, trace: &Trace, level: Level, workers: 
         let per_worker = (placement.offsets[scratch_at + 2 * s + 1], scratch[s].per_worker);
         plan.steps.push(l.finish_step(program, s, step, level, &place, shared, per_worker)?);
     }
+    for g in &trace.guards {
+        let condition = place(g.condition).ok_or_else(|| RunError::DataDependent("a condition".into()))?;
+        plan.guards.push(Guard { condition, wanted: g.wanted, parent: g.parent });
+    }
     plan.inputs = inputs(trace);
     for &val in &trace.outputs {
         plan.outputs.push(match &trace.vals[val].kind {
@@ -119,6 +123,11 @@ impl Layouter<'_> {
             for &v in step.inputs.iter().flatten() {
                 self.last_use[self.trace.root(v)] = s;
             }
+            let mut guard = step.guard;
+            while let Some(g) = guard.map(|g| &self.trace.guards[g]) {
+                self.last_use[self.trace.root(g.condition)] = s;
+                guard = g.parent;
+            }
         }
         for &v in &self.trace.outputs {
             self.last_use[self.trace.root(v)] = usize::MAX;
@@ -130,7 +139,8 @@ impl Layouter<'_> {
         self.in_place[s] = step.op.in_place().iter().copied().find(|&(i, o)| self.can_share(s, step, i, o));
         for (o, val) in step.outputs.iter().enumerate() {
             let Some(val) = *val else { continue };
-            if !self.trace.vals[val].is_planned() {
+            // The result of a guarded branch is written by a step of each branch: the first one made its block.
+            if !self.trace.vals[val].is_planned() || self.block_of[val].is_some() {
                 continue;
             }
             let last = self.last_use[val].max(s);
@@ -194,6 +204,7 @@ impl Layouter<'_> {
             outputs: Default::default(),
             shared,
             per_worker,
+            guard: step.guard,
             kernel: Default::default(),
             cost: Default::default(),
         };

@@ -6,6 +6,7 @@
 //!
 //! Both see values as indices into one flat table, whatever subgraph they come from.
 
+mod control;
 mod copy;
 mod layout;
 mod trace;
@@ -68,4 +69,17 @@ pub(crate) struct ProtoStep {
     pub(crate) op: Arc<dyn Op>,
     pub(crate) inputs: Vec<Option<usize>>,
     pub(crate) outputs: Vec<Option<usize>>,
+    /// The number of the guard under which the step runs.
+    pub(crate) guard: Option<usize>,
+}
+
+/// A condition under which steps run.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ProtoGuard {
+    /// A scalar of booleans.
+    pub(crate) condition: usize,
+    /// What it has to be.
+    pub(crate) wanted: bool,
+    /// The guard around this one.
+    pub(crate) parent: Option<usize>,
 }

@@ -1,10 +1,10 @@
 //! First half of binding: facts flow, known values vanish, control flow is laid flat, memory orders are chosen.
 
-use super::{ProtoStep, Val, ValKind, copy::Reorder};
+use super::{ProtoGuard, ProtoStep, Val, ValKind, copy::Reorder};
 use crate::program::{NodeKey, Program};
 use alloc::{boxed::Box, collections::BTreeMap, collections::BTreeSet, format, string::String, sync::Arc, vec, vec::Vec};
 use millstream_engine::{RunError, ShapeError};
-use millstream_graph::{Control, Fact, InferError, Node, Spec, StepCx, ValueId, infer_node};
+use millstream_graph::{Fact, InferError, Node, Spec, StepCx, ValueId, infer_node};
 use millstream_simd::Level;
 use millstream_tensor::{Layout, Order, Shape, Tensor};
 
@@ -27,6 +27,8 @@ pub(crate) struct Boundary {
 pub(crate) struct Trace {
     pub(crate) vals: Vec<Val>,
     pub(crate) steps: Vec<ProtoStep>,
+    /// Conditions under which steps run, by the number that steps name.
+    pub(crate) guards: Vec<ProtoGuard>,
     /// What the segment gives: the graph's outputs if it is the last one, else the values that the rest needs.
     pub(crate) outputs: Vec<usize>,
     /// The next segment's beginning. Its inputs are this one's outputs, their facts still without the run's sizes.
@@ -35,18 +37,20 @@ pub(crate) struct Trace {
     pub(crate) wanted_inputs: BTreeSet<usize>,
 }
 
-struct Tracer<'p> {
-    program: &'p Program,
+pub(super) struct Tracer<'p> {
+    pub(super) program: &'p Program,
     level: Level,
-    out: Trace,
+    pub(super) out: Trace,
     /// The flat index of each graph's values, where they exist in this segment.
-    table: Vec<BTreeMap<ValueId, usize>>,
-    done: BTreeSet<NodeKey>,
+    pub(super) table: Vec<BTreeMap<ValueId, usize>>,
+    pub(super) done: BTreeSet<NodeKey>,
     /// Copies made by `Reorder`, by value and order.
-    reordered: BTreeMap<(usize, Vec<usize>), usize>,
+    pub(super) reordered: BTreeMap<(usize, Vec<usize>), usize>,
     /// The graph inputs that each value depends on, for `wanted_inputs`.
-    origins: Vec<BTreeSet<usize>>,
-    blocked: Option<ShapeError>,
+    pub(super) origins: Vec<BTreeSet<usize>>,
+    pub(super) blocked: Option<ShapeError>,
+    /// The guard of the branch that is being traced.
+    pub(super) guard: Option<usize>,
 }
 
 /// Traces as far as facts reach.
@@ -60,6 +64,7 @@ pub(crate) fn trace(program: &Program, level: Level, boundary: &Boundary) -> Res
         reordered: BTreeMap::new(),
         origins: Vec::new(),
         blocked: None,
+        guard: None,
     };
     for (i, ((graph, value), fact)) in boundary.inputs.iter().enumerate() {
         let val = t.add_val(fact.clone(), ValKind::Input(i));
@@ -75,14 +80,14 @@ pub(crate) fn trace(program: &Program, level: Level, boundary: &Boundary) -> Res
 }
 
 impl Tracer<'_> {
-    fn add_val(&mut self, fact: Fact, kind: ValKind) -> usize {
+    pub(super) fn add_val(&mut self, fact: Fact, kind: ValKind) -> usize {
         let layout = fact.shape().and_then(Result::ok).map(Layout::row_major);
         self.out.vals.push(Val { fact, kind, layout });
         self.origins.push(BTreeSet::new());
         self.out.vals.len() - 1
     }
 
-    fn known(&mut self, fact: Fact) -> Result<usize, RunError> {
+    pub(super) fn known(&mut self, fact: Fact) -> Result<usize, RunError> {
         let tensor: Tensor = match fact.as_const() {
             Some(w) => w.to_tensor()?,
             None => return Err(RunError::DataDependent("a known value".into())),
@@ -91,7 +96,7 @@ impl Tracer<'_> {
     }
 
     /// The flat index of a value of graph `graph`: constants come into being when they are first read.
-    fn lookup(&mut self, graph: usize, value: ValueId) -> Option<usize> {
+    pub(super) fn lookup(&mut self, graph: usize, value: ValueId) -> Option<usize> {
         if let Some(&val) = self.table[graph].get(&value) {
             return Some(val);
         }
@@ -106,7 +111,7 @@ impl Tracer<'_> {
         Some(val)
     }
 
-    fn body(&mut self, graph: usize) -> Result<(), RunError> {
+    pub(super) fn body(&mut self, graph: usize) -> Result<(), RunError> {
         let program = self.program;
         for &id in &program.bodies[graph].order {
             let key = NodeKey { graph, node: id };
@@ -196,51 +201,7 @@ impl Tracer<'_> {
             }
         }
         let (path, name, op) = (node.path.clone(), node.op_name.clone(), node.op.clone());
-        self.out.steps.push(ProtoStep { node: Some(key), path, name, op, inputs, outputs });
-        Ok(())
-    }
-
-    /// Control flow whose condition is known: the chosen body's nodes become steps like any others.
-    fn control(&mut self, key: NodeKey, node: &Node, control: Control, inputs: &[Option<Option<usize>>]) -> Result<(), RunError> {
-        let unsupported = |what: &str| RunError::DataDependent(format!("{} ({what})", node.path).into());
-        if control != Control::If {
-            return Err(unsupported("loops are not supported by this backend"));
-        }
-        let Some(Some(Some(condition))) = inputs.first().copied() else { return Ok(()) };
-        let fact = &self.out.vals[condition].fact;
-        let Some(weight) = fact.as_const() else {
-            let origins = self.origins[condition].clone();
-            self.out.wanted_inputs.extend(origins);
-            self.blocked.get_or_insert_with(|| self.out.shape_error(node, &[Some(condition)], InferError::NeedsValue(0)));
-            return Ok(());
-        };
-        let tensor = weight.to_tensor()?;
-        let [flag] = tensor.as_slice::<millstream_tensor::Bool>()? else { return Err(unsupported("the condition is no scalar")) };
-        let branch = if bool::from(*flag) { 0 } else { 1 };
-        let program = self.program;
-        let number = program.bodies[key.graph].children.get(&key.node).and_then(|c| c.get(branch)).copied().ok_or_else(|| unsupported("no such branch"))?;
-        let inner = &program.bodies[number].graph;
-        let captures = &node.subgraphs[branch].captures;
-        let formal = &inner.inputs()[inner.inputs().len() - captures.len()..];
-        for (&inside, &outside) in formal.iter().zip(captures) {
-            if let Some(val) = self.lookup(key.graph, outside) {
-                self.table[number].insert(inside, val);
-            }
-        }
-        self.body(number)?;
-        let mut whole = true;
-        for (i, &inside) in inner.outputs().iter().enumerate() {
-            match (self.lookup(number, inside), node.output(i)) {
-                (Some(val), Some(out)) => {
-                    self.table[key.graph].insert(out, val);
-                }
-                (None, Some(_)) => whole = false,
-                _ => {}
-            }
-        }
-        if whole {
-            self.done.insert(key);
-        }
+        self.out.steps.push(ProtoStep { node: Some(key), path, name, op, inputs, outputs, guard: self.guard });
         Ok(())
     }
 
@@ -269,15 +230,21 @@ impl Tracer<'_> {
         copy
     }
 
-    fn copy(&mut self, val: usize, layout: Layout) -> usize {
+    pub(super) fn copy(&mut self, val: usize, layout: Layout) -> usize {
         let fact = Fact { known: None, ..self.out.vals[val].fact.clone() };
         let origins = self.origins[val].clone();
         let copy = self.add_val(fact, ValKind::Planned);
         self.out.vals[copy].layout = Some(layout);
         self.origins[copy] = origins;
-        let path: Arc<str> = self.out.steps.last().map_or_else(|| "input".into(), |s| s.path.clone());
-        self.out.steps.push(ProtoStep { node: None, path, name: "Reorder".into(), op: Arc::new(Reorder), inputs: vec![Some(val)], outputs: vec![Some(copy)] });
+        self.copy_into(val, copy);
         copy
+    }
+
+    /// Adds a step that copies one value's elements to another.
+    pub(super) fn copy_into(&mut self, from: usize, to: usize) {
+        let path: Arc<str> = self.out.steps.last().map_or_else(|| "input".into(), |s| s.path.clone());
+        let (inputs, outputs) = (vec![Some(from)], vec![Some(to)]);
+        self.out.steps.push(ProtoStep { node: None, path, name: "Reorder".into(), op: Arc::new(Reorder), inputs, outputs, guard: self.guard });
     }
 
     /// Asks the operator which memory orders it wants and gives, and brings its inputs into them.
@@ -382,7 +349,7 @@ impl Trace {
         Some(Spec { dtype: self.vals[val].fact.dtype, layout: self.vals[val].layout? })
     }
 
-    fn shape_error(&self, node: &Node, inputs: &[Option<usize>], error: InferError) -> ShapeError {
+    pub(super) fn shape_error(&self, node: &Node, inputs: &[Option<usize>], error: InferError) -> ShapeError {
         let mut text = String::new();
         for (i, v) in inputs.iter().enumerate() {
             let one = v.map_or_else(|| String::from("-"), |v| format!("{}", self.vals[v].fact));
