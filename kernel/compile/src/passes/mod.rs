@@ -4,8 +4,13 @@
 //! applies. A rule looks at a node and its neighbours and, if it recognises them, puts new nodes in their place through a
 //! [`Rewrite`]. Each rule has a name by which [`Options`] switches it off.
 
+mod conv_scale;
+mod epilogue;
 mod fold;
+mod gates;
+mod gelu;
 mod identity;
+mod product;
 mod rewrite;
 
 use alloc::{collections::VecDeque, vec, vec::Vec};

@@ -35,6 +35,14 @@ pub struct Transpose {
 }
 
 impl Transpose {
+    /// The permutation for a value of this rank: output axis i is input axis `perm[i]`. `None` if the attribute is for another.
+    pub fn permutation(&self, rank: usize) -> Option<Vec<usize>> {
+        match &self.perm {
+            Some(perm) => (perm.len() == rank).then(|| perm.clone()),
+            None => Some((0..rank).rev().collect()),
+        }
+    }
+
     /// A transposition whose output axis i is input axis `perm[i]`; `None` unless `perm` is a permutation.
     pub fn new(perm: &[usize]) -> Option<Transpose> {
         Order::from_axes(perm).map(|_| Transpose { perm: Some(perm.to_vec()) })

@@ -1,0 +1,115 @@
+//! Folds what follows a convolution channel by channel into its weights: batch normalisation, a factor, a term.
+//!
+//! With scale s and shift t of output channel c: s·(W∗x + b) + t = (s·W)∗x + (s·b + t). The products are rounded once in
+//! f32, so results differ from the unfolded ones by rounding only.
+
+use super::{Rewrite, Rule, gelu::other_operand};
+use alloc::{vec, vec::Vec};
+use millstream_gemm::Activation;
+use millstream_graph::{NodeId, ValueId};
+use millstream_ops::{
+    conv::conv::Conv,
+    elementwise::{add::Add, mul::Mul},
+    norm::batch_normalization::BatchNormalization,
+};
+use millstream_tensor::{DType, Tensor};
+
+/// Folds the reader of a convolution into it.
+pub(crate) struct FoldIntoConv;
+
+/// What to do with each output channel.
+struct Affine {
+    scale: Vec<f32>,
+    shift: Vec<f32>,
+}
+
+impl Rule for FoldIntoConv {
+    fn name(&self) -> &'static str {
+        "conv-scale"
+    }
+
+    fn apply(&self, id: NodeId, rewrite: &mut Rewrite<'_>) -> bool {
+        let Some(folded) = fold(rewrite) else { return false };
+        let Some(node) = rewrite.node() else { return false };
+        let (op, name, x) = (node.op.clone(), node.op_name.clone(), node.input(0));
+        let weights = rewrite.add_constant("weights:scaled", folded.weights);
+        let bias = rewrite.add_constant("bias:scaled", folded.bias);
+        let conv = rewrite.add(id, &name, op, vec![x, Some(weights), Some(bias)]);
+        rewrite.replace(folded.result, conv);
+        true
+    }
+}
+
+struct Folded {
+    weights: Tensor,
+    bias: Tensor,
+    result: ValueId,
+}
+
+fn fold(rewrite: &Rewrite<'_>) -> Option<Folded> {
+    let node = rewrite.node()?;
+    let conv = node.op.downcast_ref::<Conv>()?;
+    if conv.has_residual() || conv.activation() != Activation::None {
+        return None;
+    }
+    let weights = rewrite.constant(node.input(1)?).filter(|w| w.dtype() == DType::F32 && w.shape().rank() > 0)?;
+    let channels = weights.shape()[0];
+    let bias = match node.input(2) {
+        Some(b) => rewrite.constant(b)?.as_slice::<f32>().ok()?.to_vec(),
+        None => vec![0.0; channels],
+    };
+    let y = node.output(0)?;
+    let (affine, result) = reader(rewrite, y, channels)?;
+    let per_channel = weights.shape().elements().checked_div(channels).filter(|&n| n > 0)?;
+    let scaled: Vec<f32> = weights
+        .as_slice::<f32>()
+        .ok()?
+        .chunks_exact(per_channel)
+        .zip(&affine.scale)
+        .flat_map(|(w, &s)| w.iter().map(move |&w| w * s))
+        .collect();
+    let bias: Vec<f32> = bias.iter().zip(affine.scale.iter().zip(&affine.shift)).map(|(b, (s, t))| b * s + t).collect();
+    Some(Folded { weights: Tensor::from_slice(weights.shape(), &scaled).ok()?, bias: Tensor::from_slice(&[channels], &bias).ok()?, result })
+}
+
+/// What the only reader of `y` does to each channel, and its result.
+fn reader(rewrite: &Rewrite<'_>, y: ValueId, channels: usize) -> Option<(Affine, ValueId)> {
+    let (_, next) = rewrite.only_reader(y)?;
+    let result = next.output(0)?;
+    if let Some(norm) = next.op.downcast_ref::<BatchNormalization>() {
+        if next.outputs.iter().skip(1).any(Option::is_some) || next.input(0) != Some(y) {
+            return None;
+        }
+        let parameter = |i| rewrite.constant(next.input(i)?)?.as_slice::<f32>().ok().filter(|p| p.len() == channels).map(<[f32]>::to_vec);
+        let (gamma, beta, mean, variance) = (parameter(1)?, parameter(2)?, parameter(3)?, parameter(4)?);
+        let epsilon = norm.epsilon;
+        // In f64, so that the rounding of the factors is the only one.
+        let factor = |i: usize| f64::from(gamma[i]) / libm::sqrt(f64::from(variance[i]) + f64::from(epsilon));
+        let scale = (0..channels).map(|i| factor(i) as f32).collect();
+        let shift = (0..channels).map(|i| (f64::from(beta[i]) - f64::from(mean[i]) * factor(i)) as f32).collect();
+        return Some((Affine { scale, shift }, result));
+    }
+    let rank = rewrite.graph().fact(y)?.rank();
+    let values = per_channel(rewrite, other_operand(next, y)?, rank, channels)?;
+    if next.op.downcast_ref::<Mul>().is_some() {
+        return Some((Affine { scale: values, shift: vec![0.0; channels] }, result));
+    }
+    next.op.downcast_ref::<Add>()?;
+    Some((Affine { scale: vec![1.0; channels], shift: values }, result))
+}
+
+/// A constant that broadcasts along axis 1 alone, one element a channel.
+fn per_channel(rewrite: &Rewrite<'_>, value: ValueId, rank: usize, channels: usize) -> Option<Vec<f32>> {
+    let tensor = rewrite.constant(value).filter(|t| t.dtype() == DType::F32)?;
+    let shape = tensor.shape();
+    let elements = tensor.as_slice::<f32>().ok()?;
+    if shape.rank() > rank {
+        return None;
+    }
+    if let [one] = elements {
+        return Some(vec![*one; channels]);
+    }
+    let channel_axis = (shape.rank() + 1).checked_sub(rank)?;
+    let only_channels = shape.iter().enumerate().all(|(i, &d)| d == if i == channel_axis { channels } else { 1 });
+    only_channels.then(|| elements.to_vec())
+}
