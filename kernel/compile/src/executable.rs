@@ -14,7 +14,6 @@ use core::{
 use millstream_engine::{Bindings, Executable, Plan, PlanBytes, Request, RunError, Signature, Workers, Workspace, run_plan};
 use millstream_graph::{FOLD_LIMIT, Fact};
 use millstream_tensor::{Shape, Tensor, TensorViewMut, Value};
-use smallvec::SmallVec;
 
 /// Distinguishes executables that share a workspace.
 static NEXT_ID: AtomicUsize = AtomicUsize::new(0);
@@ -88,24 +87,6 @@ impl CompiledModel {
         }
     }
 
-    fn check(&self, inputs: &[Value]) -> Result<(), RunError> {
-        let ports = &self.template.signature().inputs;
-        if ports.len() != inputs.len() {
-            return Err(RunError::InputCount { wanted: ports.len(), found: inputs.len() });
-        }
-        let mut named: SmallVec<[(&str, usize); 8]> = SmallVec::new();
-        for (port, value) in ports.iter().zip(inputs) {
-            let Ok(t) = value.as_tensor() else { continue };
-            if let Some(wanted) = port.dtype.filter(|&d| d != t.dtype()) {
-                return Err(RunError::InputType { name: port.name.clone(), wanted, found: t.dtype() });
-            }
-            if !port.dims.as_ref().is_none_or(|dims| fits(dims, t.shape(), &mut named)) {
-                return Err(RunError::InputShape { name: port.name.clone(), wanted: port.to_string(), found: t.shape().to_string() });
-            }
-        }
-        Ok(())
-    }
-
     /// The plan for these inputs if it is a whole one, from the workspace or bound now; else the first segment.
     fn plan(&self, workspace: &mut Workspace, inputs: &[Value]) -> Result<Result<Arc<Plan>, Segment>, RunError> {
         let found = workspace.find_plan(self.id, |b| (b as &dyn Any).downcast_ref::<BoundFor>().is_some_and(|b| b.matches(inputs)));
@@ -150,21 +131,6 @@ impl CompiledModel {
     }
 }
 
-/// True if a shape fits a port: numbers are equal, and a name stands for the same number everywhere.
-fn fits<'p>(dims: &'p [Result<usize, String>], shape: &Shape, named: &mut SmallVec<[(&'p str, usize); 8]>) -> bool {
-    dims.len() == shape.rank()
-        && dims.iter().zip(shape.iter()).all(|(dim, &found)| match dim {
-            Ok(n) => *n == found,
-            Err(name) => match named.iter().find(|(n, _)| n == name) {
-                Some((_, n)) => *n == found,
-                None => {
-                    named.push((name, found));
-                    true
-                }
-            },
-        })
-}
-
 /// What of a request is left once its inputs are taken.
 struct Rest<'a, 'o> {
     outputs: &'a mut [Option<TensorViewMut<'o>>],
@@ -183,7 +149,7 @@ impl Executable for CompiledModel {
     }
 
     fn run(&self, workspace: &mut Workspace, request: Request<'_, '_>) -> Result<Vec<Option<Value>>, RunError> {
-        self.check(request.inputs)?;
+        self.signature().check(request.inputs)?;
         let Request { inputs, outputs, cancel, profiler } = request;
         let mut rest = Rest { outputs, cancel, profiler };
         let mut segment = match self.plan(workspace, inputs)? {

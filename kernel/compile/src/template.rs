@@ -84,7 +84,7 @@ impl Template {
 }
 
 /// The ports of a graph: analysed facts where there are some, else what the model file declares.
-pub(crate) fn signature(graph: &Graph) -> Signature {
+pub fn signature(graph: &Graph) -> Signature {
     let port = |id: &ValueId| port(graph.value(*id));
     Signature { inputs: graph.inputs().iter().map(port).collect(), outputs: graph.outputs().iter().map(port).collect() }
 }

@@ -1,8 +1,14 @@
 //! What goes into a model and what comes out.
 
-use alloc::{string::String, sync::Arc, vec::Vec};
+use crate::RunError;
+use alloc::{
+    string::{String, ToString},
+    sync::Arc,
+    vec::Vec,
+};
 use core::fmt;
-use millstream_tensor::DType;
+use millstream_tensor::{DType, Shape, Value};
+use smallvec::SmallVec;
 
 /// One input or output of a model.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,4 +51,38 @@ impl Signature {
     pub fn input_index(&self, name: &str) -> Option<usize> {
         self.inputs.iter().position(|p| &*p.name == name)
     }
+
+    /// An error unless there are as many inputs as ports, of the ports' types and dims. A name stands for the same number in
+    /// all of them.
+    pub fn check(&self, inputs: &[Value]) -> Result<(), RunError> {
+        if self.inputs.len() != inputs.len() {
+            return Err(RunError::InputCount { wanted: self.inputs.len(), found: inputs.len() });
+        }
+        let mut named: SmallVec<[(&str, usize); 8]> = SmallVec::new();
+        for (port, value) in self.inputs.iter().zip(inputs) {
+            let Ok(t) = value.as_tensor() else { continue };
+            if let Some(wanted) = port.dtype.filter(|&d| d != t.dtype()) {
+                return Err(RunError::InputType { name: port.name.clone(), wanted, found: t.dtype() });
+            }
+            if !port.dims.as_ref().is_none_or(|dims| fits(dims, t.shape(), &mut named)) {
+                return Err(RunError::InputShape { name: port.name.clone(), wanted: port.to_string(), found: t.shape().to_string() });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// True if a shape fits a port: numbers are equal, and a name stands for the same number everywhere.
+fn fits<'p>(dims: &'p [Result<usize, String>], shape: &Shape, named: &mut SmallVec<[(&'p str, usize); 8]>) -> bool {
+    dims.len() == shape.rank()
+        && dims.iter().zip(shape.iter()).all(|(dim, &found)| match dim {
+            Ok(n) => *n == found,
+            Err(name) => match named.iter().find(|(n, _)| n == name) {
+                Some((_, n)) => *n == found,
+                None => {
+                    named.push((name, found));
+                    true
+                }
+            },
+        })
 }

@@ -55,6 +55,11 @@ impl Workspace {
         self.arena.len()
     }
 
+    /// The most bytes that a run's memory may take.
+    pub fn limit(&self) -> usize {
+        self.limit
+    }
+
     /// How many bound plans are kept now.
     pub fn plans(&self) -> usize {
         self.plans.len()

@@ -79,6 +79,11 @@ impl Conv {
         self.residual
     }
 
+    /// Stride, dilation, leading and trailing pad of each spatial axis, for an input and weights of these spatial dims.
+    pub fn windows(&self, input: &[usize], kernel: &[usize]) -> Result<Vec<[usize; 4]>, InferError> {
+        self.sliding.windows(input, kernel)
+    }
+
     /// Convolutions side by side.
     pub fn group(&self) -> usize {
         self.group

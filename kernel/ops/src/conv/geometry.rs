@@ -118,6 +118,12 @@ impl Sliding {
         Err(InferError::Invalid("strides, dilations or pads have another rank than the input"))
     }
 
+    /// Stride, dilation, leading and trailing pad of each axis.
+    pub(crate) fn windows(&self, input: &[usize], kernel: &[usize]) -> Result<Vec<[usize; 4]>, InferError> {
+        let axis = |(i, (&input, &kernel))| self.axis(i, input, kernel).map(|a| [a.stride, a.dilation, a.pad_begin, a.pad_end]);
+        input.iter().zip(kernel).enumerate().map(axis).collect()
+    }
+
     pub(crate) fn stride(&self, i: usize) -> usize {
         self.strides.get(i).copied().unwrap_or(1)
     }

@@ -56,6 +56,21 @@ impl Gemm {
         (self.activation == Activation::None).then(|| Gemm { activation, ..self.clone() })
     }
 
+    /// The activation.
+    pub fn activation(&self) -> Activation {
+        self.activation
+    }
+
+    /// The factors of the product and of C.
+    pub fn factors(&self) -> (f32, f32) {
+        (self.alpha, self.beta)
+    }
+
+    /// Whether A and B are transposed.
+    pub fn transposed(&self) -> (bool, bool) {
+        (self.trans_a, self.trans_b)
+    }
+
     fn operand(layout: &Layout, transposed: bool) -> Result<Layout, EvalError> {
         match (layout.shape().rank(), transposed) {
             (2, true) => Ok(layout.permuted(&[1, 0])),

@@ -99,6 +99,11 @@ impl MatMul {
         self.activation
     }
 
+    /// True if the operands and the product keep their axes' order.
+    pub fn is_in_order(&self) -> bool {
+        [&self.perm_a, &self.perm_b, &self.perm_y].iter().all(|p| p.is_empty() || p.is_sorted())
+    }
+
     /// The factor of the product.
     pub fn scale(&self) -> f32 {
         self.alpha

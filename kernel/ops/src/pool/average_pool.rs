@@ -42,6 +42,18 @@ pub struct AveragePool {
     count_pads: bool,
 }
 
+impl AveragePool {
+    /// Stride, dilation, leading and trailing pad of each spatial axis, for an input of these spatial dims.
+    pub fn windows(&self, input: &[usize]) -> Result<Vec<[usize; 4]>, InferError> {
+        self.sliding.windows(input, &self.kernel)
+    }
+
+    /// The window's extents.
+    pub fn kernel_shape(&self) -> &[usize] {
+        &self.kernel
+    }
+}
+
 impl Op for AveragePool {
     fn infer(&self, cx: &InferCx<'_>) -> Result<Vec<Fact>, InferError> {
         let x = cx.input(0)?;

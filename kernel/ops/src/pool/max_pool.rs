@@ -127,6 +127,16 @@ impl Op for MaxPool {
 }
 
 impl MaxPool {
+    /// Stride, dilation, leading and trailing pad of each spatial axis, for an input of these spatial dims.
+    pub fn windows(&self, input: &[usize]) -> Result<Vec<[usize; 4]>, InferError> {
+        self.sliding.windows(input, &self.kernel)
+    }
+
+    /// The window's extents.
+    pub fn kernel_shape(&self) -> &[usize] {
+        &self.kernel
+    }
+
     fn eval_indices<T: Number>(&self, cx: &mut EvalCx<'_>, pool: &Pool) -> Result<(), EvalError>
     where
         Max: Fold<T::Sum>,

@@ -1,0 +1,134 @@
+//! Graph to executable on a Candle device.
+
+use crate::{
+    body::Body,
+    error::backend,
+    held::Held,
+    ledger::Ledger,
+    walk::{Engine, Walk},
+};
+use candle_core::Device;
+use millstream_compile::signature;
+use millstream_engine::{Backend, CompileError, Executable, PlanBytes, Request, RunError, Signature, Workspace};
+use millstream_graph::{Fact, Graph, Spec};
+use millstream_simd::Level;
+use millstream_tensor::{Shape, TensorViewMut, Value};
+use std::sync::Arc;
+
+/// Runs graphs on Candle tensors; what Candle lacks, on our kernels.
+#[derive(Debug, Clone)]
+pub struct CandleBackend {
+    device: Device,
+    level: Level,
+}
+
+impl CandleBackend {
+    /// Candle's CPU device.
+    pub fn new() -> CandleBackend {
+        CandleBackend::on(Device::Cpu)
+    }
+
+    /// A device of Candle's.
+    pub fn on(device: Device) -> CandleBackend {
+        CandleBackend { device, level: Level::detect() }
+    }
+
+    /// The device.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+}
+
+impl Default for CandleBackend {
+    fn default() -> CandleBackend {
+        CandleBackend::new()
+    }
+}
+
+impl Backend for CandleBackend {
+    fn name(&self) -> &str {
+        "candle"
+    }
+
+    fn compile(&self, graph: Graph) -> Result<Arc<dyn Executable>, CompileError> {
+        graph.verify()?;
+        let signature = signature(&graph);
+        let mut unsupported = Vec::new();
+        let body = Body::new(graph, &self.device, &mut unsupported)?;
+        if !unsupported.is_empty() {
+            return Err(CompileError::Unsupported(unsupported));
+        }
+        let weights = body.weight_bytes();
+        Ok(Arc::new(CandleModel { engine: Engine { device: self.device.clone(), level: self.level }, signature, body, weights }))
+    }
+}
+
+/// A graph with its constants on the device.
+struct CandleModel {
+    engine: Engine,
+    signature: Signature,
+    body: Body,
+    weights: usize,
+}
+
+impl CandleModel {
+    /// A walk over facts alone.
+    fn dry(&self, inputs: &[Shape], log: &mut Vec<String>) -> Result<PlanBytes, RunError> {
+        if inputs.len() != self.signature.inputs.len() {
+            return Err(RunError::InputCount { wanted: self.signature.inputs.len(), found: inputs.len() });
+        }
+        let facts: Option<Vec<Fact>> = self.signature.inputs.iter().zip(inputs).map(|(p, s)| Some(Fact::concrete(p.dtype?, s))).collect();
+        let facts = facts.ok_or_else(|| RunError::DataDependent("an input without a type".into()))?;
+        let mut ledger = Ledger::new(usize::MAX);
+        let bytes = |f: &Fact| f.shape().and_then(Result::ok).map_or(0, |s| Spec::row_major(f.dtype, s).bytes());
+        let taken: usize = facts.iter().map(bytes).sum();
+        let outputs = Walk::dry(&self.engine, &mut ledger, log, &self.body, facts)?;
+        let io = taken + outputs.iter().map(bytes).sum::<usize>();
+        Ok(PlanBytes::new(self.weights, ledger.peak(), ledger.scratch(), io))
+    }
+}
+
+impl Executable for CandleModel {
+    fn signature(&self) -> &Signature {
+        &self.signature
+    }
+
+    fn run(&self, workspace: &mut Workspace, request: Request<'_, '_>) -> Result<Vec<Option<Value>>, RunError> {
+        let Request { inputs, outputs, cancel, profiler } = request;
+        self.signature.check(inputs)?;
+        let mut held = Vec::with_capacity(inputs.len());
+        for value in inputs {
+            held.push(Held::from_value(value, &self.engine.device).map_err(backend)?);
+        }
+        let mut ledger = Ledger::new(workspace.limit());
+        let made = Walk::new(&self.engine, &mut ledger, cancel, profiler).run(&self.body, held)?;
+        let mut buffers = outputs.iter_mut();
+        made.into_iter().enumerate().map(|(index, held)| give(index, &held.to_value().map_err(backend)?, buffers.next().and_then(Option::as_mut))).collect()
+    }
+
+    /// An upper bound: Candle allocates as it goes, and each node is charged the most that it may take.
+    fn plan_bytes(&self, inputs: &[Shape]) -> Result<PlanBytes, RunError> {
+        self.dry(inputs, &mut Vec::new())
+    }
+
+    fn describe(&self, inputs: &[Shape]) -> Result<Vec<String>, RunError> {
+        let mut log = Vec::new();
+        match self.dry(inputs, &mut log) {
+            // The nodes up to the first whose shape only a run can tell.
+            Ok(_) | Err(RunError::DataDependent(_)) => Ok(log),
+            Err(e) => Err(e),
+        }
+    }
+}
+
+/// Writes an output into the caller's buffer, if there is one.
+fn give(index: usize, value: &Value, buffer: Option<&mut TensorViewMut<'_>>) -> Result<Option<Value>, RunError> {
+    let Some(buffer) = buffer else { return Ok(Some(value.clone())) };
+    let t = value.as_tensor()?;
+    if buffer.dtype() != t.dtype() || buffer.shape() != t.shape() || !buffer.layout().is_row_major() {
+        let text = |dtype, shape| format!("{dtype}[{shape}]");
+        return Err(RunError::OutputBuffer { index, wanted: text(t.dtype(), t.shape()), found: text(buffer.dtype(), buffer.shape()) });
+    }
+    buffer.bytes_mut()?.copy_from_slice(t.view().bytes()?);
+    Ok(None)
+}
