@@ -110,7 +110,14 @@ impl CompiledModel {
         Ok(Ok(plan))
     }
 
-    fn execute(&self, plan: &Plan, workspace: &mut Workspace, inputs: &[Value], request: &mut Rest<'_, '_>, last: bool) -> Result<Vec<Option<Value>>, RunError> {
+    fn execute(
+        &self,
+        plan: &Plan,
+        workspace: &mut Workspace,
+        inputs: &[Value],
+        request: &mut Rest<'_, '_>,
+        last: bool,
+    ) -> Result<Vec<Option<Value>>, RunError> {
         let mut result = Ok(Vec::new());
         let level = self.template.level();
         self.workers.enter(&mut |parallel| {

@@ -92,6 +92,8 @@ pub fn signature(graph: &Graph) -> Signature {
 fn port(value: &ValueInfo) -> Port {
     let fact = value.fact.as_ref();
     let known = fact.map(|f| f.dims.iter().map(|d| d.as_extent().ok_or_else(|| format!("{d}"))).collect());
-    let declared = || value.declared.dims.as_ref().map(|dims| dims.iter().enumerate().map(|(i, d)| d.clone().unwrap_or_else(|| Err(format!("{}.{i}", value.name)))).collect());
+    let declared = || {
+        value.declared.dims.as_ref().map(|dims| dims.iter().enumerate().map(|(i, d)| d.clone().unwrap_or_else(|| Err(format!("{}.{i}", value.name)))).collect())
+    };
     Port { name: value.name.clone(), dtype: fact.map(|f| f.dtype).or(value.declared.dtype), dims: known.or_else(declared) }
 }

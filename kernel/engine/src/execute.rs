@@ -145,9 +145,7 @@ fn run_step<'s>(
                 Target::Value(Place::Arena(at), spec) => {
                     Output::Tensor(TensorViewMut::new(spec.dtype, &spec.layout, arena.write(ARENA, *at..*at + spec.bytes())?)?)
                 }
-                Target::Value(Place::Output(o), spec) => {
-                    Output::Tensor(TensorViewMut::new(spec.dtype, &spec.layout, arena.write(1 + o, 0..spec.bytes())?)?)
-                }
+                Target::Value(Place::Output(o), spec) => Output::Tensor(TensorViewMut::new(spec.dtype, &spec.layout, arena.write(1 + o, 0..spec.bytes())?)?),
                 Target::Value(..) => next.next().map_or(Output::Unused, |(_, slot)| Output::Slot(slot)),
             });
         }
@@ -184,7 +182,11 @@ fn collect(
                 let tensor = value.as_tensor()?;
                 let found = Spec { dtype: buffer.dtype(), layout: *buffer.layout() };
                 if found.dtype != tensor.dtype() || found.shape() != tensor.shape() || !found.layout.is_row_major() {
-                    return Err(RunError::OutputBuffer { index, wanted: spec_text(&Spec::row_major(tensor.dtype(), *tensor.shape())), found: spec_text(&found) });
+                    return Err(RunError::OutputBuffer {
+                        index,
+                        wanted: spec_text(&Spec::row_major(tensor.dtype(), *tensor.shape())),
+                        found: spec_text(&found),
+                    });
                 }
                 buffer.bytes_mut()?.copy_from_slice(tensor.view().bytes()?);
                 None

@@ -78,7 +78,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
 
 fn shown(value: &Json) -> String {
     match value {
-        Json::Number(n) if n.is_f64() => n.as_f64().map_or_else(String::new, |x| if x.abs() < 1e-2 && x != 0.0 { format!("{x:.2e}") } else { format!("{x:.3}") }),
+        Json::Number(n) if n.is_f64() => {
+            n.as_f64().map_or_else(String::new, |x| if x.abs() < 1e-2 && x != 0.0 { format!("{x:.2e}") } else { format!("{x:.3}") })
+        }
         Json::String(s) => s.clone(),
         Json::Null => "-".into(),
         other => other.to_string(),

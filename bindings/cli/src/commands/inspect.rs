@@ -49,7 +49,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
             "outputs": ports(&signature.outputs), "operators": operators, "parameters": parameters, "parameter_bytes": bytes, "unsupported": Json::Array(vec![]),
         });
         if let Some((steps, memory)) = plan {
-            report["plan"] = json!({ "steps": steps, "weight_bytes": memory.weights, "arena_bytes": memory.arena, "scratch_bytes": memory.scratch, "io_bytes": memory.io });
+            report["plan"] =
+                json!({ "steps": steps, "weight_bytes": memory.weights, "arena_bytes": memory.arena, "scratch_bytes": memory.scratch, "io_bytes": memory.io });
         }
         println!("{report}");
         return Ok(ExitCode::SUCCESS);
@@ -60,7 +61,10 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
         ports.iter().for_each(|p| println!("  {p}"));
     }
     println!("parameters: {parameters} ({})", output::bytes(bytes));
-    println!("operators, all supported\n{}", output::table(&["  operator", "nodes"], operators.into_iter().map(|(o, n)| vec![format!("  {o}"), n.to_string()]), true));
+    println!(
+        "operators, all supported\n{}",
+        output::table(&["  operator", "nodes"], operators.into_iter().map(|(o, n)| vec![format!("  {o}"), n.to_string()]), true)
+    );
     if let Some((steps, memory)) = plan {
         println!("plan: {} steps", steps.len());
         steps.iter().for_each(|s| println!("  {s}"));

@@ -99,7 +99,8 @@ impl Case {
         }
         for (inputs, expected) in sets {
             let given: Vec<Value> = model.run_values(&inputs)?.into_iter().map(|(_, v)| v).collect();
-            let differs = expected.iter().zip(&given).enumerate().find_map(|(i, (want, got))| Some(format!("output {i}: {}", difference(got, want, tolerance)?)));
+            let differs =
+                expected.iter().zip(&given).enumerate().find_map(|(i, (want, got))| Some(format!("output {i}: {}", difference(got, want, tolerance)?)));
             let missing = (given.len() < expected.len()).then(|| format!("{} outputs, {} are expected", given.len(), expected.len()));
             outputs.push(given);
             if let Some(reason) = differs.or(missing) {

@@ -49,7 +49,8 @@ pub(crate) fn assemble(program: &Program, trace: &Trace, level: Level, workers: 
         }
     }
     let scratch: Vec<Scratch> = trace.steps.iter().map(|s| l.scratch(program, s, level)).collect();
-    let mut buffers: Vec<Buffer> = l.blocks.iter().map(|b| Buffer { bytes: if b.output.is_some() { 0 } else { b.bytes }, first: b.first, last: b.last }).collect();
+    let mut buffers: Vec<Buffer> =
+        l.blocks.iter().map(|b| Buffer { bytes: if b.output.is_some() { 0 } else { b.bytes }, first: b.first, last: b.last }).collect();
     let scratch_at = buffers.len();
     for (s, need) in scratch.iter().enumerate() {
         buffers.push(Buffer { bytes: need.shared, first: s, last: s });
@@ -227,13 +228,19 @@ impl Layouter<'_> {
                 ValKind::Weight(w) => Argument::Weight(w.clone()),
                 ValKind::Known(t) => Argument::Constant(t.clone()),
                 ValKind::PackedOnly => return Err(lost()),
-                _ => Argument::Value(place(v).ok_or_else(lost)?, self.trace.spec(v).unwrap_or_else(|| Spec::row_major(self.trace.vals[v].fact.dtype, millstream_tensor::Shape::SCALAR))),
+                _ => Argument::Value(
+                    place(v).ok_or_else(lost)?,
+                    self.trace.spec(v).unwrap_or_else(|| Spec::row_major(self.trace.vals[v].fact.dtype, millstream_tensor::Shape::SCALAR)),
+                ),
             });
         }
         for v in &step.outputs {
             out.outputs.push(match *v {
                 None => Target::Unused,
-                Some(v) => Target::Value(place(v).ok_or_else(lost)?, self.trace.spec(v).unwrap_or_else(|| Spec::row_major(self.trace.vals[v].fact.dtype, millstream_tensor::Shape::SCALAR))),
+                Some(v) => Target::Value(
+                    place(v).ok_or_else(lost)?,
+                    self.trace.spec(v).unwrap_or_else(|| Spec::row_major(self.trace.vals[v].fact.dtype, millstream_tensor::Shape::SCALAR)),
+                ),
             });
         }
         let (inputs, outputs) = self.specs(step);

@@ -249,7 +249,8 @@ impl Tracer<'_> {
 
     /// Asks the operator which memory orders it wants and gives, and brings its inputs into them.
     fn choose_orders(&mut self, key: NodeKey, node: &Node, inputs: &[Option<usize>], facts: &[Fact]) -> (Vec<Option<usize>>, Vec<Order>) {
-        let is_dynamic = |t: &Trace, v: usize| matches!(t.vals[v].kind, ValKind::Input(_) | ValKind::Planned | ValKind::Alias(_)) && Val::is_sized(&t.vals[v].fact);
+        let is_dynamic =
+            |t: &Trace, v: usize| matches!(t.vals[v].kind, ValKind::Input(_) | ValKind::Planned | ValKind::Alias(_)) && Val::is_sized(&t.vals[v].fact);
         let offered: Vec<Option<Order>> =
             inputs.iter().map(|v| v.filter(|&v| is_dynamic(&self.out, v)).and_then(|v| self.out.vals[v].layout?.order())).collect();
         let specs: Vec<Option<Spec>> = inputs.iter().map(|v| v.and_then(|v| self.out.spec(v))).collect();
@@ -263,7 +264,16 @@ impl Tracer<'_> {
         let placed = inputs
             .iter()
             .enumerate()
-            .map(|(i, v)| v.map(|v| if offered[i].is_some() || is_dynamic(&self.out, v) { let order = wanted(i); self.in_order(v, order) } else { v }))
+            .map(|(i, v)| {
+                v.map(|v| {
+                    if offered[i].is_some() || is_dynamic(&self.out, v) {
+                        let order = wanted(i);
+                        self.in_order(v, order)
+                    } else {
+                        v
+                    }
+                })
+            })
             .collect();
         (placed, answer.map(|p| p.outputs).unwrap_or_default())
     }
@@ -359,4 +369,3 @@ impl Trace {
         ShapeError { path: node.path.clone(), op: node.op_name.clone(), inputs: text, error }
     }
 }
-

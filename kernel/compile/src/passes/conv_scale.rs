@@ -61,13 +61,8 @@ fn fold(rewrite: &Rewrite<'_>) -> Option<Folded> {
     let y = node.output(0)?;
     let (affine, result) = reader(rewrite, y, channels)?;
     let per_channel = weights.shape().elements().checked_div(channels).filter(|&n| n > 0)?;
-    let scaled: Vec<f32> = weights
-        .as_slice::<f32>()
-        .ok()?
-        .chunks_exact(per_channel)
-        .zip(&affine.scale)
-        .flat_map(|(w, &s)| w.iter().map(move |&w| w * s))
-        .collect();
+    let scaled: Vec<f32> =
+        weights.as_slice::<f32>().ok()?.chunks_exact(per_channel).zip(&affine.scale).flat_map(|(w, &s)| w.iter().map(move |&w| w * s)).collect();
     let bias: Vec<f32> = bias.iter().zip(affine.scale.iter().zip(&affine.shift)).map(|(b, (s, t))| b * s + t).collect();
     Some(Folded { weights: Tensor::from_slice(weights.shape(), &scaled).ok()?, bias: Tensor::from_slice(&[channels], &bias).ok()?, result })
 }

@@ -29,10 +29,7 @@ pub(crate) trait Rule: Sync {
 }
 
 /// Every rule, in the order in which they are tried.
-const RULES: &[&dyn Rule] = &[
-    &fold::FoldConstants,
-    &identity::DropIdentity,
-];
+const RULES: &[&dyn Rule] = &[&fold::FoldConstants, &identity::DropIdentity];
 
 /// The names of all rules.
 pub fn rules() -> impl Iterator<Item = &'static str> {

@@ -4,10 +4,10 @@
 //! What happens to a run is a closure behind a reference, so that the passes are compiled once for each pair of types.
 
 use crate::grains;
-use millstream_graph::{EvalCx, EvalError, Permutation, StepCx};
-use millstream_tensor::{Element, Layout, MAX_RANK, Order, TensorError, View, ViewMut, tile::Tiles};
 use alloc::{vec, vec::Vec};
 use core::ops::Range;
+use millstream_graph::{EvalCx, EvalError, Permutation, StepCx};
+use millstream_tensor::{Element, Layout, MAX_RANK, Order, TensorError, View, ViewMut, tile::Tiles};
 
 /// Elements that are gathered at a time from strided memory.
 const GATHER: usize = 256;
@@ -128,7 +128,11 @@ fn pieces(len: usize, strides: &[usize], mut f: impl FnMut(usize, usize)) {
 
 /// `f(x, y)` for runs of one input and the output. `work` is the cost of an element, in additions.
 pub(crate) fn each1<T: Element, U: Element>(
-    cx: &EvalCx<'_>, x: Option<View<'_, T>>, y: &mut ViewMut<'_, U>, work: usize, f: &(dyn Fn(Operand<'_, T>, &mut [U]) + Sync),
+    cx: &EvalCx<'_>,
+    x: Option<View<'_, T>>,
+    y: &mut ViewMut<'_, U>,
+    work: usize,
+    f: &(dyn Fn(Operand<'_, T>, &mut [U]) + Sync),
 ) -> Result<(), EvalError> {
     let layout = *y.layout();
     let walk = Walk::new(&layout, [x.as_ref().map_or(&layout, View::layout)])?;
@@ -149,7 +153,11 @@ pub(crate) fn each1<T: Element, U: Element>(
 
 /// `f(a, b, y)` for runs of two inputs and the output.
 pub(crate) fn each2<T: Element, V: Element, U: Element>(
-    cx: &EvalCx<'_>, a: Option<View<'_, T>>, b: Option<View<'_, V>>, y: &mut ViewMut<'_, U>, work: usize,
+    cx: &EvalCx<'_>,
+    a: Option<View<'_, T>>,
+    b: Option<View<'_, V>>,
+    y: &mut ViewMut<'_, U>,
+    work: usize,
     f: &(dyn Fn(Operand<'_, T>, Operand<'_, V>, &mut [U]) + Sync),
 ) -> Result<(), EvalError> {
     let layout = *y.layout();
@@ -178,7 +186,12 @@ pub(crate) type Run3<'f, A, B, C, U> = &'f (dyn Fn(Operand<'_, A>, Operand<'_, B
 
 /// `f(a, b, c, y)` for runs of three inputs and the output.
 pub(crate) fn each3<A: Element, B: Element, C: Element, U: Element>(
-    cx: &EvalCx<'_>, a: Option<View<'_, A>>, b: Option<View<'_, B>>, c: Option<View<'_, C>>, y: &mut ViewMut<'_, U>, work: usize,
+    cx: &EvalCx<'_>,
+    a: Option<View<'_, A>>,
+    b: Option<View<'_, B>>,
+    c: Option<View<'_, C>>,
+    y: &mut ViewMut<'_, U>,
+    work: usize,
     f: Run3<'_, A, B, C, U>,
 ) -> Result<(), EvalError> {
     let layout = *y.layout();

@@ -1,6 +1,10 @@
 //! `CenterCropPad`: axes cut or padded with zeros around their middle, to the extents that input 1 gives.
 
-use super::{index, strided::{self, Walk}, typed::by_width};
+use super::{
+    index,
+    strided::{self, Walk},
+    typed::by_width,
+};
 use alloc::{boxed::Box, vec, vec::Vec};
 use millstream_graph::{Arity, BuildCx, Dim, EvalCx, EvalError, Fact, InferCx, InferError, Op, OpDef};
 use millstream_tensor::{Shape, Tensor, Value};
@@ -102,16 +106,18 @@ mod tests {
         for (a, w) in case.attributes.ints("axes").unwrap().unwrap_or(&all).iter().zip(wanted) {
             dims[((a + rank) % rank) as usize] = *w as usize;
         }
-        let out: Vec<f32> = (0..dims.iter().product()).map(|n: usize| {
-            let (mut rest, mut index) = (n, vec![0; dims.len()]);
-            for a in (0..dims.len()).rev() {
-                let (d, w) = (x.shape()[a] as i64, dims[a] as i64);
-                let i = (rest % dims[a]) as i64 + if d > w { (d - w) / 2 } else { -((w - d) / 2) };
-                index[a] = if i < 0 { usize::MAX } else { i as usize };
-                rest /= dims[a];
-            }
-            x.view().typed::<f32>().unwrap().at(&index).unwrap_or(0.0)
-        }).collect();
+        let out: Vec<f32> = (0..dims.iter().product())
+            .map(|n: usize| {
+                let (mut rest, mut index) = (n, vec![0; dims.len()]);
+                for a in (0..dims.len()).rev() {
+                    let (d, w) = (x.shape()[a] as i64, dims[a] as i64);
+                    let i = (rest % dims[a]) as i64 + if d > w { (d - w) / 2 } else { -((w - d) / 2) };
+                    index[a] = if i < 0 { usize::MAX } else { i as usize };
+                    rest /= dims[a];
+                }
+                x.view().typed::<f32>().unwrap().at(&index).unwrap_or(0.0)
+            })
+            .collect();
         vec![t(&dims, &out)]
     }
 

@@ -1,6 +1,10 @@
 //! `Concat`: inputs joined along an axis. Runs in any order of memory that the inputs share.
 
-use crate::{grains, movement::strided::{self, Walk}, shape::relabel};
+use crate::{
+    grains,
+    movement::strided::{self, Walk},
+    shape::relabel,
+};
 use alloc::{boxed::Box, format, string::String, vec, vec::Vec};
 use millstream_graph::{Arity, BuildCx, BuildError, EvalCx, EvalError, Fact, InferCx, InferError, Op, OpDef, Permutation, StepCx};
 use millstream_tensor::{DType, Layout, Order, Tensor, TensorView, TensorViewMut, Word, tile::Tiles};
@@ -197,7 +201,10 @@ mod tests {
         dims[axis] = all.iter().map(|t| t.shape()[axis]).sum();
         let outer: usize = dims[..axis].iter().product();
         if first.dtype() == DType::String {
-            let part = |t: &&Tensor, o: usize| { let b: usize = t.shape()[axis..].iter().product(); t.as_strings().unwrap()[o * b..(o + 1) * b].to_vec() };
+            let part = |t: &&Tensor, o: usize| {
+                let b: usize = t.shape()[axis..].iter().product();
+                t.as_strings().unwrap()[o * b..(o + 1) * b].to_vec()
+            };
             return vec![Tensor::from_strings(&dims, (0..outer).flat_map(|o| all.iter().flat_map(move |t| part(t, o)).collect::<Vec<_>>()).collect()).unwrap()];
         }
         let mut bytes: Vec<u8> = vec![];

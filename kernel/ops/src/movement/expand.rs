@@ -1,6 +1,9 @@
 //! `Expand`: the input broadcast (NumPy's rule, both ways) to the shape that input 1 gives.
 
-use crate::{movement::strided::{self, Walk}, shape::relabel};
+use crate::{
+    movement::strided::{self, Walk},
+    shape::relabel,
+};
 use alloc::{boxed::Box, vec, vec::Vec};
 use millstream_graph::{Arity, BuildCx, EvalCx, EvalError, Fact, InferCx, InferError, Op, OpDef};
 use millstream_tensor::{Shape, broadcast};

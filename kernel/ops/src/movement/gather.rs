@@ -1,6 +1,9 @@
 //! `Gather`: parts of the input along one axis, picked by indices (i32 or i64, negative from the end).
 
-use crate::{movement::{index, pick}, shape::relabel};
+use crate::{
+    movement::{index, pick},
+    shape::relabel,
+};
 use alloc::{boxed::Box, vec, vec::Vec};
 use millstream_graph::{Arity, BuildCx, EvalCx, EvalError, Fact, InferCx, InferError, Op, OpDef};
 

@@ -1,7 +1,10 @@
 //! `Slice`: elements `start, start + step, …` before `end` along some axes; negative steps walk backwards. What to take is
 //! an attribute up to opset 9, inputs from opset 10 on.
 
-use crate::{movement::strided::{self, Walk}, shape::relabel};
+use crate::{
+    movement::strided::{self, Walk},
+    shape::relabel,
+};
 use alloc::{boxed::Box, vec, vec::Vec};
 use millstream_graph::{Arity, BuildCx, BuildError, Dim, EvalCx, EvalError, Fact, InferCx, InferError, Op, OpDef, Permutation, StepCx};
 use millstream_tensor::{DType, Layout, Order, Shape};

@@ -1,6 +1,9 @@
 //! `ConvInteger`: a convolution of 8-bit integers without their zero points, in i32.
 
-use super::{convolution::{ATTRIBUTES, Window}, product::zero_points};
+use super::{
+    convolution::{ATTRIBUTES, Window},
+    product::zero_points,
+};
 use alloc::{boxed::Box, vec::Vec};
 use millstream_graph::{Arity, BuildCx, EvalCx, EvalError, Fact, InferCx, InferError, Op, OpDef};
 use millstream_tensor::DType;
@@ -52,19 +55,34 @@ mod tests {
         if case.attributes.find("pads").is_some() {
             return vec![t(&[1, 1, 4, 4], &[1i32, 3, 5, 3, 5, 12, 16, 9, 11, 24, 28, 15, 7, 15, 17, 9])];
         }
-        let zero = |i: usize, at: usize| case.optional(i).map_or(0.0, |z| { let z = reals(z); z[if z.len() == 1 { 0 } else { at }] });
+        let zero = |i: usize, at: usize| {
+            case.optional(i).map_or(0.0, |z| {
+                let z = reals(z);
+                z[if z.len() == 1 { 0 } else { at }]
+            })
+        };
         let (xs, ws) = (x.shape(), w.shape());
         let (oh, ow) = (xs[2] + 1 - ws[2], xs[3] + 1 - ws[3]);
         let (a, b) = (reals(x), reals(w));
         let mut y = vec![];
-        for n in 0..xs[0] { for o in 0..ws[0] { for i in 0..oh { for j in 0..ow {
-            let mut sum = 0.0;
-            for c in 0..ws[1] { for u in 0..ws[2] { for v in 0..ws[3] {
-                let pixel = a[((n * xs[1] + c) * xs[2] + i + u) * xs[3] + j + v] - zero(2, 0);
-                sum += pixel * (b[((o * ws[1] + c) * ws[2] + u) * ws[3] + v] - zero(3, o));
-            } } }
-            y.push(sum);
-        } } } }
+        for n in 0..xs[0] {
+            for o in 0..ws[0] {
+                for i in 0..oh {
+                    for j in 0..ow {
+                        let mut sum = 0.0;
+                        for c in 0..ws[1] {
+                            for u in 0..ws[2] {
+                                for v in 0..ws[3] {
+                                    let pixel = a[((n * xs[1] + c) * xs[2] + i + u) * xs[3] + j + v] - zero(2, 0);
+                                    sum += pixel * (b[((o * ws[1] + c) * ws[2] + u) * ws[3] + v] - zero(3, o));
+                                }
+                            }
+                        }
+                        y.push(sum);
+                    }
+                }
+            }
+        }
         vec![from_reals(DType::I32, &[xs[0], ws[0], oh, ow], &y)]
     }
 

@@ -55,7 +55,13 @@ impl Window {
 
     /// Calls `finish(output channel, sum)` for each output element. Weights have one zero point, or one a channel.
     pub(crate) fn run<A: Number, B: Number, U: Number>(
-        &self, cx: &EvalCx<'_>, x: View<'_, A>, w: View<'_, B>, zeros: (&[i32], &[i32]), y: &mut [U], finish: &(dyn Fn(usize, i32) -> U + Sync),
+        &self,
+        cx: &EvalCx<'_>,
+        x: View<'_, A>,
+        w: View<'_, B>,
+        zeros: (&[i32], &[i32]),
+        y: &mut [U],
+        finish: &(dyn Fn(usize, i32) -> U + Sync),
     ) -> Result<(), EvalError> {
         let (Some(image), Some(weights)) = (x.as_slice(), w.as_slice()) else { return Err(EvalError::Invalid("row-major memory is expected")) };
         let (xs, ws) = (*x.shape(), *w.shape());

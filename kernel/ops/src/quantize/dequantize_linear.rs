@@ -3,7 +3,13 @@
 //! 8 bits to f32 with one scale for a run of memory is vector code.
 
 use super::linear::{self, Granularity, at};
-use crate::{elementwise::{casting::element_type, walk::{Operand, each3}}, numeric::Number};
+use crate::{
+    elementwise::{
+        casting::element_type,
+        walk::{Operand, each3},
+    },
+    numeric::Number,
+};
 use alloc::{boxed::Box, vec::Vec};
 use millstream_graph::{Arity, BuildCx, EvalCx, EvalError, Fact, InferCx, InferError, Op, OpDef, Permutation, StepCx};
 use millstream_simd::{Simd, SimdF32, SimdI32, dispatch};

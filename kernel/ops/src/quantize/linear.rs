@@ -50,10 +50,7 @@ impl Granularity {
         };
         let dims = Shape::new(&split(shape.dims(), shape[axis] / self.block, self.block))?;
         let step = data.strides()[axis];
-        Ok((
-            Layout::strided(dims, &split(data.strides(), step * self.block, step))?,
-            Layout::strided(dims, &split(scale.strides(), scale.strides()[axis], 0))?,
-        ))
+        Ok((Layout::strided(dims, &split(data.strides(), step * self.block, step))?, Layout::strided(dims, &split(scale.strides(), scale.strides()[axis], 0))?))
     }
 }
 

@@ -48,7 +48,12 @@ mod tests {
         let (a, b) = (case.tensor(0), case.tensor(1));
         let (k, n) = (b.shape()[0], b.shape()[1]);
         let m = a.shape().get(a.shape().rank().wrapping_sub(2)).copied().unwrap_or(1);
-        let zero = |i: usize, at: usize| case.optional(i).map_or(0.0, |z| { let z = reals(z); z[if z.len() == 1 { 0 } else { at }] });
+        let zero = |i: usize, at: usize| {
+            case.optional(i).map_or(0.0, |z| {
+                let z = reals(z);
+                z[if z.len() == 1 { 0 } else { at }]
+            })
+        };
         let (x, w) = (reals(a), reals(b));
         let rows = x.len().checked_div(k).unwrap_or(0);
         let cell = |i: usize, j: usize| (0..k).map(|p| (x[i * k + p] - zero(2, i % m)) * (w[p * n + j] - zero(3, j))).sum::<f64>();

@@ -2,7 +2,10 @@
 //!
 //! Sums of (a - a_zero)(b - b_zero) are exact; one rounding (ties to even) makes the result.
 
-use super::{linear::bounds, product::{Product, check_count, infer_dims, pick, zero_points}};
+use super::{
+    linear::bounds,
+    product::{Product, check_count, infer_dims, pick, zero_points},
+};
 use crate::numeric::Number;
 use alloc::{boxed::Box, vec, vec::Vec};
 use millstream_graph::{Arity, BuildCx, EvalCx, EvalError, Fact, InferCx, InferError, Op, OpDef};

@@ -4,7 +4,13 @@
 //! of memory is vector code; x / scale is a true division everywhere, so that no path rounds differently.
 
 use super::linear::{self, Granularity, at, bounds, is_quantised};
-use crate::{elementwise::{casting::element_type, walk::{Operand, each3}}, numeric::Number};
+use crate::{
+    elementwise::{
+        casting::element_type,
+        walk::{Operand, each3},
+    },
+    numeric::Number,
+};
 use alloc::{boxed::Box, format, vec::Vec};
 use millstream_graph::{Arity, BuildCx, BuildError, EvalCx, EvalError, Fact, InferCx, InferError, Op, OpDef, Permutation, StepCx};
 use millstream_simd::{Level, Simd, SimdF32, SimdI32, dispatch};
@@ -23,7 +29,10 @@ pub const DEF: OpDef = OpDef {
     build: |cx: &BuildCx<'_>| {
         let to = match cx.attributes.int_or("output_dtype", 0)? {
             0 => None,
-            to => Some(element_type(to)?).filter(|&d| is_quantised(d)).map(Some).ok_or(BuildError::UnsupportedAttribute { name: "output_dtype", value: format!("{to}") })?,
+            to => Some(element_type(to)?)
+                .filter(|&d| is_quantised(d))
+                .map(Some)
+                .ok_or(BuildError::UnsupportedAttribute { name: "output_dtype", value: format!("{to}") })?,
         };
         let precision = cx.attributes.int_or("precision", 0)?;
         if !matches!(precision, 0 | 1) {

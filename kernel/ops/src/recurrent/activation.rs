@@ -58,9 +58,24 @@ impl Activation {
     #[inline(always)]
     pub(crate) fn run<S: Simd>(self, s: S, x: &mut [f32]) {
         match self {
-            Activation::Sigmoid => slice::map_in_place(s, x, #[inline(always)] |v| math::sigmoid(s, v)),
-            Activation::Tanh => slice::map_in_place(s, x, #[inline(always)] |v| math::tanh(s, v)),
-            Activation::Relu => slice::map_in_place(s, x, #[inline(always)] |v| S::F32::splat(s, 0.0).max(v)),
+            Activation::Sigmoid => slice::map_in_place(
+                s,
+                x,
+                #[inline(always)]
+                |v| math::sigmoid(s, v),
+            ),
+            Activation::Tanh => slice::map_in_place(
+                s,
+                x,
+                #[inline(always)]
+                |v| math::tanh(s, v),
+            ),
+            Activation::Relu => slice::map_in_place(
+                s,
+                x,
+                #[inline(always)]
+                |v| S::F32::splat(s, 0.0).max(v),
+            ),
             other => x.iter_mut().for_each(|x| *x = other.of(*x)),
         }
     }
@@ -72,13 +87,37 @@ impl Activation {
             Activation::Tanh => libm::tanhf(x),
             Activation::Relu => x.max(0.0),
             Activation::Affine(a, b) => a * x + b,
-            Activation::LeakyRelu(a) => if x >= 0.0 { x } else { a * x },
-            Activation::ThresholdedRelu(a) => if x >= a { x } else { 0.0 },
+            Activation::LeakyRelu(a) => {
+                if x >= 0.0 {
+                    x
+                } else {
+                    a * x
+                }
+            }
+            Activation::ThresholdedRelu(a) => {
+                if x >= a {
+                    x
+                } else {
+                    0.0
+                }
+            }
             Activation::ScaledTanh(a, b) => a * libm::tanhf(b * x),
             Activation::HardSigmoid(a, b) => (a * x + b).clamp(0.0, 1.0),
-            Activation::Elu(a) => if x >= 0.0 { x } else { a * libm::expm1f(x) },
+            Activation::Elu(a) => {
+                if x >= 0.0 {
+                    x
+                } else {
+                    a * libm::expm1f(x)
+                }
+            }
             Activation::Softsign => x / (1.0 + x.abs()),
-            Activation::Softplus => if x > 0.0 { x + libm::log1pf(libm::expf(-x)) } else { libm::log1pf(libm::expf(x)) },
+            Activation::Softplus => {
+                if x > 0.0 {
+                    x + libm::log1pf(libm::expf(-x))
+                } else {
+                    libm::log1pf(libm::expf(x))
+                }
+            }
         }
     }
 }

@@ -83,10 +83,12 @@ mod tests {
         if n == 0 {
             return 1.0;
         }
-        (0..n).map(|j| {
-            let minor: Vec<f64> = (1..n).flat_map(|r| (0..n).filter(move |&c| c != j).map(move |c| (r, c))).map(|(r, c)| m[r * n + c]).collect();
-            m[j] * expand(&minor, n - 1) * if j % 2 == 0 { 1.0 } else { -1.0 }
-        }).sum()
+        (0..n)
+            .map(|j| {
+                let minor: Vec<f64> = (1..n).flat_map(|r| (0..n).filter(move |&c| c != j).map(move |c| (r, c))).map(|(r, c)| m[r * n + c]).collect();
+                m[j] * expand(&minor, n - 1) * if j % 2 == 0 { 1.0 } else { -1.0 }
+            })
+            .sum()
     }
 
     fn reference(case: &Case) -> Vec<Tensor> {

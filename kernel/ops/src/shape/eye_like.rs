@@ -1,7 +1,7 @@
 //! `EyeLike`: a matrix of the input's shape with ones on diagonal `k`.
 
-use alloc::{boxed::Box, string::ToString, vec, vec::Vec};
 use crate::movement::typed::by_number;
+use alloc::{boxed::Box, string::ToString, vec, vec::Vec};
 use millstream_graph::{Arity, BuildCx, BuildError, EvalCx, EvalError, Fact, InferCx, InferError, Op, OpDef};
 use millstream_tensor::{Bool, DType, Element, Tensor, Value, bf16, f16};
 
@@ -18,8 +18,19 @@ pub const DEF: OpDef = OpDef {
     build: |cx: &BuildCx<'_>| {
         // ONNX's numbers of element types.
         const TYPES: [(i64, DType); 13] = [
-            (1, DType::F32), (2, DType::U8), (3, DType::I8), (4, DType::U16), (5, DType::I16), (6, DType::I32), (7, DType::I64), (9, DType::Bool),
-            (10, DType::F16), (11, DType::F64), (12, DType::U32), (13, DType::U64), (16, DType::BF16),
+            (1, DType::F32),
+            (2, DType::U8),
+            (3, DType::I8),
+            (4, DType::U16),
+            (5, DType::I16),
+            (6, DType::I32),
+            (7, DType::I64),
+            (9, DType::Bool),
+            (10, DType::F16),
+            (11, DType::F64),
+            (12, DType::U32),
+            (13, DType::U64),
+            (16, DType::BF16),
         ];
         let dtype = match cx.attributes.int("dtype")? {
             None => None,

@@ -7,7 +7,11 @@ pub(crate) mod recurrent;
 pub(crate) mod reduction;
 mod run;
 
-use alloc::{string::{String, ToString}, vec, vec::Vec};
+use alloc::{
+    string::{String, ToString},
+    vec,
+    vec::Vec,
+};
 use millstream_graph::{Attribute, Attributes, OpDef};
 use millstream_tensor::{Tensor, Value};
 
