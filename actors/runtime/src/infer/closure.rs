@@ -11,7 +11,6 @@ pub struct FnHandler<I, O, L, R> {
     load: L,
     run: R,
     bucket: fn(&I) -> u64,
-    #[expect(clippy::type_complexity, reason = "marks the types without owning them")]
     types: PhantomData<fn(I) -> O>,
 }
 

@@ -25,9 +25,12 @@ pub(super) struct Parts<T, H: ModelHandler> {
     /// The most bytes of a run.
     pub(super) memory: u64,
     pub(super) inlet: Arc<Edge<Envelope<T>>>,
-    pub(super) outlet: Arc<Edge<Envelope<Prediction<T, H::Output>>>>,
+    pub(super) outlet: Arc<Outgoing<T, H>>,
     slots: Vec<Mutex<Slot<T, H::Input>>>,
 }
+
+/// The edge behind the stage.
+pub(super) type Outgoing<T, H> = Edge<Envelope<Prediction<T, <H as ModelHandler>::Output>>>;
 
 /// An example on its way through the stage.
 pub(super) struct Item<T, I> {
@@ -62,7 +65,7 @@ impl<T, H: ModelHandler> InferStage<T, H> {
         run: RunInference<T, H>,
         memory: u64,
         inlet: Arc<Edge<Envelope<T>>>,
-        outlet: Arc<Edge<Envelope<Prediction<T, H::Output>>>>,
+        outlet: Arc<Outgoing<T, H>>,
     ) -> Self {
         let most = (*run.batch.items.end()).min(run.handler.max_batch().unwrap_or(usize::MAX));
         let slot = || Slot { waiting: Vec::new(), groups: Vec::new(), held: None, limit: BatchLimit::new(most), ended: false };

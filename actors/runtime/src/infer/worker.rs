@@ -300,11 +300,11 @@ impl<'a, T: Send + 'static, H: ModelHandler> Worker<'a, T, H> {
     }
 
     fn run_group(&mut self, group: Group<T, H::Input>) -> Result<(), Break> {
-        if self.model.is_none() {
-            if let Err(stop) = self.load() {
-                self.groups.push(group);
-                return Err(stop);
-            }
+        if self.model.is_none()
+            && let Err(stop) = self.load()
+        {
+            self.groups.push(group);
+            return Err(stop);
         }
         let Some(model) = &mut self.model else { return Ok(()) };
         let parts = self.parts;

@@ -79,7 +79,6 @@ pub struct Pipeline {
 
 impl Pipeline {
     /// Begins a pipeline with its source.
-    #[expect(clippy::should_implement_trait, reason = "it is no conversion: it begins a builder")]
     pub fn from<T: Send + 'static>(source: impl Source<T> + 'static) -> Flow<T> {
         Flow::from_source(Box::new(source))
     }

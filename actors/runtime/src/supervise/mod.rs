@@ -191,10 +191,10 @@ impl Host {
     pub(crate) fn join(&mut self) -> End {
         // A control thread that died without a word has dropped the sender.
         let end = self.ended.recv().unwrap_or(End { cause: None });
-        if let Some(thread) = self.thread.take() {
-            if thread.join().is_err() {
-                tracing::error!("the control thread panicked");
-            }
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the control thread panicked");
         }
         end
     }
