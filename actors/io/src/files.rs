@@ -45,10 +45,7 @@ impl FileSource {
             }
             Plan::Pattern(pattern, matcher) => {
                 let glob = GlobBuilder::new(pattern.strip_prefix("./").unwrap_or(pattern)).literal_separator(true).build();
-                let glob = glob.map_err(|error| IoError::Pattern {
-                    pattern: pattern.clone(),
-                    message: error.kind().to_string(),
-                })?;
+                let glob = glob.map_err(|error| IoError::Pattern { pattern: pattern.clone(), message: error.kind().to_string() })?;
                 *matcher = Some(glob.compile_matcher());
                 let mut builder = WalkBuilder::new(root_of(pattern));
                 builder.standard_filters(false);
@@ -150,13 +147,7 @@ mod tests {
 
     #[test]
     fn a_pattern_is_walked_from_its_fixed_part() {
-        for (pattern, root) in [
-            ("scans/**/*.png", "scans"),
-            ("*.rs", "."),
-            ("/a/b/{c,d}/e", "/a/b"),
-            ("a/b.txt", "a/b.txt"),
-            ("./x/*", "./x"),
-        ] {
+        for (pattern, root) in [("scans/**/*.png", "scans"), ("*.rs", "."), ("/a/b/{c,d}/e", "/a/b"), ("a/b.txt", "a/b.txt"), ("./x/*", "./x")] {
             assert_eq!(root_of(pattern), Path::new(root), "{pattern}");
         }
     }

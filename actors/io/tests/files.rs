@@ -79,12 +79,7 @@ fn a_file_that_cannot_be_read_is_a_dead_letter_with_its_path() {
     all.push(folder.0.join("in/gone.txt"));
     let out = folder.0.join("dead.jsonl");
     let (sink, results) = collect();
-    let report = Pipeline::from(millstream_runtime::from_iter(all))
-        .try_map("read", read_head(3))
-        .sink(sink)
-        .dead_letters(letters(&out))
-        .run()
-        .unwrap();
+    let report = Pipeline::from(millstream_runtime::from_iter(all)).try_map("read", read_head(3)).sink(sink).dead_letters(letters(&out)).run().unwrap();
     assert_eq!((report.counts.ok, report.counts.dead_lettered), (2, 1));
     assert_eq!(results.take().iter().map(|file| &*file.bytes).collect::<Vec<_>>(), [b"alp", b"bet"]);
     assert!(report.dead_letters[0].fault.to_string().contains("gone.txt"));

@@ -23,8 +23,7 @@ pub enum Outcome {
 
 impl Outcome {
     /// All outcomes; for a record that became several, the last of these that any of them met counts.
-    pub const ALL: [Outcome; 5] =
-        [Outcome::Ok, Outcome::Cancelled, Outcome::Expired, Outcome::Rejected, Outcome::DeadLettered];
+    pub const ALL: [Outcome; 5] = [Outcome::Ok, Outcome::Cancelled, Outcome::Expired, Outcome::Rejected, Outcome::DeadLettered];
 
     /// The word that metrics use.
     pub fn name(self) -> &'static str {

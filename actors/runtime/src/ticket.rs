@@ -189,14 +189,7 @@ impl Ticket {
         if let Some(family) = &self.family {
             family.left.fetch_add(1, Ordering::Relaxed);
         }
-        Ticket {
-            accounts: self.accounts.clone(),
-            id: self.id,
-            position: self.position,
-            permit: Permit::default(),
-            family: self.family.clone(),
-            settled: false,
-        }
+        Ticket { accounts: self.accounts.clone(), id: self.id, position: self.position, permit: Permit::default(), family: self.family.clone(), settled: false }
     }
 
     /// Whether the record was ended behind our back, by the deadline timer.

@@ -11,9 +11,8 @@ use std::{
 };
 
 use millstream_runtime::{
-    Cause, Context, DeadLetter, Emit, ErrorKind, Fault, Key, Pipeline, ReleaseReason, Report, RunInference, Sink,
-    SinkFactory, SinkOptions, StageError, StageOptions, Start, Supervision, Transform, collect, for_each, from_iter,
-    handler, handler_with, ms,
+    Cause, Context, DeadLetter, Emit, ErrorKind, Fault, Key, Pipeline, ReleaseReason, Report, RunInference, Sink, SinkFactory, SinkOptions, StageError,
+    StageOptions, Start, Supervision, Transform, collect, for_each, from_iter, handler, handler_with, ms,
 };
 use oracle::{Dice, Ends, failure};
 
@@ -122,13 +121,7 @@ fn preprocessing_that_fails_or_panics_costs_its_record() {
         9 => panic!("nine"),
         x => Ok("x".repeat(*x as usize)),
     });
-    let report = Pipeline::from(from_iter(0..20u32))
-        .infer("model", run)
-        .sink(sink)
-        .supervision(quick())
-        .observe(ends.clone())
-        .run()
-        .unwrap();
+    let report = Pipeline::from(from_iter(0..20u32)).infer("model", run).sink(sink).supervision(quick()).observe(ends.clone()).run().unwrap();
     ends.check(&report);
     let seen: Vec<_> = results.take().into_iter().map(|p| (p.example, p.inference)).collect();
     let expected: Vec<_> = (0..20).filter(|x| ![7, 9].contains(x)).map(|x| (x, x as usize)).collect();
@@ -225,9 +218,7 @@ fn errors_follow_the_policy() {
     // Fail.
     let ends = Ends::new();
     let options = StageOptions::new().fail_on_error();
-    let (cause, report) = failure(
-        Pipeline::from(source()).try_map_with("try", options, fails).sink(for_each(|_| {})).observe(ends.clone()).run(),
-    );
+    let (cause, report) = failure(Pipeline::from(source()).try_map_with("try", options, fails).sink(for_each(|_| {})).observe(ends.clone()).run());
     ends.check(&report);
     assert!(matches!(cause, Cause::StageFailed { .. }));
     assert_eq!(cause.to_string(), "stage `try` failed: four");
@@ -322,12 +313,7 @@ fn a_stage_that_cannot_start_is_tried_again_and_then_fails() {
         if start.incarnation < 2 { Err(StageError::transient("not yet")) } else { Ok(()) }
     };
     let model = handler_with("slow", load, |_, batch: &[&u32]| Ok(batch.iter().map(|x| **x).collect()));
-    let report = Pipeline::from(from_iter(0..10u32))
-        .infer("model", RunInference::new(model))
-        .sink(for_each(|_| {}))
-        .supervision(quick())
-        .run()
-        .unwrap();
+    let report = Pipeline::from(from_iter(0..10u32)).infer("model", RunInference::new(model)).sink(for_each(|_| {})).supervision(quick()).run().unwrap();
     assert_eq!((report.counts.ok, loads.load(Ordering::SeqCst)), (10, 3));
 
     struct Never;

@@ -1,7 +1,10 @@
 //! A pipeline that waits uses no CPU, and one that has ended leaves no thread. Alone in its process, to be measurable.
 #![cfg(target_os = "linux")]
 
-use std::{fs, thread, time::{Duration, Instant}};
+use std::{
+    fs, thread,
+    time::{Duration, Instant},
+};
 
 use millstream_runtime::{Pipeline, Record, RunInference, channel, for_each, handler, ms};
 
@@ -21,12 +24,7 @@ fn waiting_is_free_and_the_end_is_clean() {
     let before = threads();
     let (push, source) = channel(16);
     let model = handler("m", |batch: &[&u32]| Ok(vec![0u8; batch.len()]));
-    let handle = Pipeline::from(source)
-        .map("a", |x| x)
-        .infer("model", RunInference::new(model).replicas(2))
-        .sink(for_each(|_| {}))
-        .spawn()
-        .unwrap();
+    let handle = Pipeline::from(source).map("a", |x| x).infer("model", RunInference::new(model).replicas(2)).sink(for_each(|_| {})).spawn().unwrap();
     push.send(Record::new(1).deadline(Instant::now() + Duration::from_secs(60))).unwrap();
     thread::sleep(ms(200));
     assert_eq!(handle.snapshot().counts.ok, 1);

@@ -12,8 +12,7 @@ use std::{
 };
 
 use millstream_runtime::{
-    CancelToken, Mode, OnDrop, Pipeline, PushError, Record, RunInference, StageState, channel, collect, for_each,
-    from_iter, handler, ms,
+    CancelToken, Mode, OnDrop, Pipeline, PushError, Record, RunInference, StageState, channel, collect, for_each, from_iter, handler, ms,
 };
 use oracle::{Dice, Ends};
 
@@ -62,12 +61,7 @@ fn an_expired_or_cancelled_record_is_never_executed() {
 #[test]
 fn a_record_expires_on_time_while_its_stage_is_busy() {
     let (ends, (push, source)) = (Ends::new(), channel(8));
-    let handle = Pipeline::from(source)
-        .map("busy", |wait: u64| thread::sleep(ms(wait)))
-        .sink(for_each(|()| {}))
-        .observe(ends.clone())
-        .spawn()
-        .unwrap();
+    let handle = Pipeline::from(source).map("busy", |wait: u64| thread::sleep(ms(wait))).sink(for_each(|()| {})).observe(ends.clone()).spawn().unwrap();
     push.send(Record::new(600)).unwrap();
     thread::sleep(ms(50));
     push.send(Record::new(0).deadline(Instant::now() + ms(50))).unwrap();
@@ -145,7 +139,11 @@ fn a_shutdown_ends_by_its_deadline_and_says_what_is_left() {
     let release = Arc::new(AtomicBool::new(false));
     let stuck = release.clone();
     let handle = Pipeline::from(source)
-        .map("stuck", move |_: u32| while !stuck.load(Ordering::SeqCst) { thread::sleep(ms(5)) })
+        .map("stuck", move |_: u32| {
+            while !stuck.load(Ordering::SeqCst) {
+                thread::sleep(ms(5))
+            }
+        })
         .sink(for_each(|()| {}))
         .spawn()
         .unwrap();
@@ -164,11 +162,7 @@ fn a_shutdown_ends_by_its_deadline_and_says_what_is_left() {
 #[test]
 fn a_second_signal_turns_a_drain_into_an_abort() {
     let ends = Ends::new();
-    let handle = Pipeline::from(from_iter(0u64..10_000))
-        .sink(for_each(|_| thread::sleep(ms(5))))
-        .observe(ends.clone())
-        .spawn()
-        .unwrap();
+    let handle = Pipeline::from(from_iter(0u64..10_000)).sink(for_each(|_| thread::sleep(ms(5)))).observe(ends.clone()).spawn().unwrap();
     let remote = handle.remote();
     thread::sleep(ms(30));
     remote.drain();
@@ -200,13 +194,7 @@ fn a_dropped_handle_does_as_asked() {
 #[test]
 fn a_full_door_rejects_and_counts() {
     let (ends, (push, source)) = (Ends::new(), channel(4));
-    let handle = Pipeline::from(source)
-        .sink(for_each(|_: u32| thread::sleep(ms(2))))
-        .edge_records(4)
-        .memory_budget(64)
-        .observe(ends.clone())
-        .spawn()
-        .unwrap();
+    let handle = Pipeline::from(source).sink(for_each(|_: u32| thread::sleep(ms(2)))).edge_records(4).memory_budget(64).observe(ends.clone()).spawn().unwrap();
     let refused = (0..100).filter(|i| matches!(push.try_send(Record::new(*i)), Err(PushError::Full(_)))).count();
     let report = handle.drain().unwrap();
     ends.check(&report);

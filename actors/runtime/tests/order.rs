@@ -4,9 +4,7 @@ mod oracle;
 
 use std::collections::BTreeMap;
 
-use millstream_runtime::{
-    Pipeline, RunInference, SinkOptions, StageError, StageOptions, Supervision, collect, from_iter, handler, ms,
-};
+use millstream_runtime::{Pipeline, RunInference, SinkOptions, StageError, StageOptions, Supervision, collect, from_iter, handler, ms};
 use oracle::{Dice, Ends};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -31,14 +31,8 @@ pub enum ReleaseReason {
 
 impl ReleaseReason {
     /// All reasons.
-    pub const ALL: [ReleaseReason; 6] = [
-        ReleaseReason::Full,
-        ReleaseReason::Bytes,
-        ReleaseReason::Idle,
-        ReleaseReason::Delay,
-        ReleaseReason::Slack,
-        ReleaseReason::Drain,
-    ];
+    pub const ALL: [ReleaseReason; 6] =
+        [ReleaseReason::Full, ReleaseReason::Bytes, ReleaseReason::Idle, ReleaseReason::Delay, ReleaseReason::Slack, ReleaseReason::Drain];
 
     /// The word that metrics use.
     pub fn name(self) -> &'static str {
@@ -72,12 +66,6 @@ pub struct BatchOptions {
 
 impl Default for BatchOptions {
     fn default() -> Self {
-        BatchOptions {
-            items: 1..=32,
-            max_bytes: u64::MAX,
-            max_delay: Duration::from_millis(5),
-            idle_dispatch: true,
-            hold_until: 0,
-        }
+        BatchOptions { items: 1..=32, max_bytes: u64::MAX, max_delay: Duration::from_millis(5), idle_dispatch: true, hold_until: 0 }
     }
 }

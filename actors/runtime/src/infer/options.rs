@@ -45,10 +45,7 @@ impl<H: ModelHandler> RunInference<H::Input, H> {
     /// Makes the model's input from other records; [`Prediction::example`] is then the record as it came. Call it
     /// before the stage's other options.
     #[must_use]
-    pub fn preprocess<T, E: Into<StageError>>(
-        self,
-        prepare: impl Fn(&T) -> Result<H::Input, E> + Send + Sync + 'static,
-    ) -> RunInference<T, H> {
+    pub fn preprocess<T, E: Into<StageError>>(self, prepare: impl Fn(&T) -> Result<H::Input, E> + Send + Sync + 'static) -> RunInference<T, H> {
         let prepare: Prepare<T, H::Input> = Arc::new(move |record| prepare(record).map_err(Into::into));
         let RunInference { handler, batch, stage, memory, .. } = self;
         let mut stage_options = StageOptions::new().replicas(stage.replicas);
@@ -60,14 +57,7 @@ impl<H: ModelHandler> RunInference<H::Input, H> {
 
 impl<T, H: ModelHandler> RunInference<T, H> {
     fn with_input(handler: H, input: Input<T, H::Input>) -> Self {
-        RunInference {
-            handler: Arc::new(handler),
-            input,
-            batch: BatchOptions::default(),
-            stage: StageOptions::new(),
-            letter: None,
-            memory: None,
-        }
+        RunInference { handler: Arc::new(handler), input, batch: BatchOptions::default(), stage: StageOptions::new(), letter: None, memory: None }
     }
 
     /// Fewest and most examples in a batch. Fewer than the fewest run only when the oldest has waited for the delay.

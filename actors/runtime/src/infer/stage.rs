@@ -60,13 +60,7 @@ pub(super) struct Slot<T, I> {
 }
 
 impl<T, H: ModelHandler> InferStage<T, H> {
-    pub(crate) fn new(
-        shared: Arc<StageShared>,
-        run: RunInference<T, H>,
-        memory: u64,
-        inlet: Arc<Edge<Envelope<T>>>,
-        outlet: Arc<Outgoing<T, H>>,
-    ) -> Self {
+    pub(crate) fn new(shared: Arc<StageShared>, run: RunInference<T, H>, memory: u64, inlet: Arc<Edge<Envelope<T>>>, outlet: Arc<Outgoing<T, H>>) -> Self {
         let most = (*run.batch.items.end()).min(run.handler.max_batch().unwrap_or(usize::MAX));
         let slot = || Slot { waiting: Vec::new(), groups: Vec::new(), held: None, limit: BatchLimit::new(most), ended: false };
         let slots = (0..run.stage.replicas).map(|_| Mutex::new(slot())).collect();

@@ -243,9 +243,7 @@ impl<'a, T: Send + 'static, H: ModelHandler> Worker<'a, T, H> {
     /// Returns the credits of items that no longer wait.
     fn credit(&mut self, costs: &[Cost]) {
         let limits = self.parts.inlet.limits();
-        let sum = costs.iter().fold(Cost::default(), |sum, cost| {
-            sum.plus(Cost { records: cost.records, bytes: cost.bytes.min(limits.bytes) })
-        });
+        let sum = costs.iter().fold(Cost::default(), |sum, cost| sum.plus(Cost { records: cost.records, bytes: cost.bytes.min(limits.bytes) }));
         if let Some(held) = &mut self.held {
             held.release(sum);
         }

@@ -24,10 +24,7 @@ impl Log2Histogram {
     }
 
     pub(crate) fn snapshot(&self) -> HistogramSnapshot {
-        HistogramSnapshot {
-            buckets: self.buckets.iter().map(|bucket| bucket.load(Ordering::Relaxed)).collect(),
-            sum: self.sum.load(Ordering::Relaxed),
-        }
+        HistogramSnapshot { buckets: self.buckets.iter().map(|bucket| bucket.load(Ordering::Relaxed)).collect(), sum: self.sum.load(Ordering::Relaxed) }
     }
 }
 

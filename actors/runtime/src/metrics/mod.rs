@@ -12,8 +12,8 @@ use std::{
     time::Duration,
 };
 
-pub(crate) use histogram::Log2Histogram;
 pub use histogram::HistogramSnapshot;
+pub(crate) use histogram::Log2Histogram;
 pub use report::{Report, Residue};
 pub use snapshot::{EdgeSnapshot, Snapshot, StageSnapshot};
 

@@ -89,10 +89,8 @@ impl Assembly {
         let batch = info.batch.map_or(0, |(_, most)| most);
         let room = u32::try_from(batch.saturating_mul(info.replicas + 1)).unwrap_or(u32::MAX);
         let limits = Limits { records: self.edge_records.max(room), bytes: self.edge_bytes };
-        let options = EdgeOptions::new(limits)
-            .producers(self.infos[index - 1].replicas)
-            .consumers(info.replicas)
-            .keyed(self.ordered && info.keyed && info.replicas > 1);
+        let options =
+            EdgeOptions::new(limits).producers(self.infos[index - 1].replicas).consumers(info.replicas).keyed(self.ordered && info.keyed && info.replicas > 1);
         let edge = Edge::new(options);
         self.edges.push(edge.clone());
         edge
@@ -147,8 +145,7 @@ pub(super) fn start(pipeline: Pipeline) -> Result<Handle, PipelineError> {
     let accounts = Accounts::new(Limits { records: u32::MAX, bytes: entry_bytes }, options.observer);
     let source_name = infos.first().map_or_else(|| "source".into(), |info| info.name.clone());
     let dead = Arc::new(DeadLetters::new(source_name, options.dead_letters));
-    let metrics: Vec<_> =
-        infos.iter().map(|info| Arc::new(StageMetrics::new(info.name.clone(), info.replicas))).collect();
+    let metrics: Vec<_> = infos.iter().map(|info| Arc::new(StageMetrics::new(info.name.clone(), info.replicas))).collect();
     let mut growth = 1.0;
     let expansion = infos.iter().fold(1.0, |peak: f64, info| {
         growth *= info.expansion;
@@ -178,8 +175,7 @@ pub(super) fn start(pipeline: Pipeline) -> Result<Handle, PipelineError> {
     edges.reverse();
 
     let started = Instant::now();
-    let plumbing =
-        Arc::new(Plumbing { edges, stop, abort, accounts: accounts.clone(), threads: AtomicUsize::new(0) });
+    let plumbing = Arc::new(Plumbing { edges, stop, abort, accounts: accounts.clone(), threads: AtomicUsize::new(0) });
     let host = Host::start(stages, plumbing.clone(), options.supervision)?;
     let into = infos.iter().skip(1).map(|info| info.name.to_string()).collect();
     Ok(Handle::new(host, plumbing, metrics, into, dead, started, options.on_drop))
@@ -191,8 +187,7 @@ fn divide(budget: u64, infos: &[StageInfo]) -> (u64, u64) {
         return (u64::MAX, u64::MAX);
     }
     let declared: u64 = infos.iter().filter_map(|info| Some(info.memory? * info.replicas as u64)).sum();
-    let undeclared: usize =
-        infos.iter().filter(|info| info.runs_model() && info.memory.is_none()).map(|info| info.replicas).sum();
+    let undeclared: usize = infos.iter().filter(|info| info.runs_model() && info.memory.is_none()).map(|info| info.replicas).sum();
     let left = budget.saturating_sub(declared).max(1);
     if undeclared == 0 {
         return (left, u64::MAX);

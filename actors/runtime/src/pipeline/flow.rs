@@ -14,10 +14,7 @@ use crate::{
     infer::{InferStage, ModelHandler, Prediction, RunInference},
     sink::SinkFactory,
     source::Source,
-    stage::{
-        Factory, FilterFn, FlatMapFn, KeyByFn, MapFn, OnError, RecordStage, SinkStep, SourceStage, SinkOptions, StageOptions, Start, Transform,
-        TryMapFn,
-    },
+    stage::{Factory, FilterFn, FlatMapFn, KeyByFn, MapFn, OnError, RecordStage, SinkOptions, SinkStep, SourceStage, StageOptions, Start, Transform, TryMapFn},
 };
 
 type Connect<T> = Box<dyn FnOnce(&mut Assembly, Arc<Edge<Envelope<T>>>) + Send>;
@@ -34,16 +31,7 @@ pub struct Flow<T> {
 impl<T: Send + 'static> Flow<T> {
     pub(super) fn from_source(source: Box<dyn Source<T>>) -> Self {
         let keyed = source.keyed();
-        let info = StageInfo {
-            name: source.name(),
-            replicas: 1,
-            batch: None,
-            expansion: 1.0,
-            keyed,
-            on_error: OnError::Fail,
-            model: None,
-            memory: None,
-        };
+        let info = StageInfo { name: source.name(), replicas: 1, batch: None, expansion: 1.0, keyed, on_error: OnError::Fail, model: None, memory: None };
         let connect: Connect<T> = Box::new(move |assembly, outlet| {
             let (stop, expansion, budget) = (assembly.stop.clone(), assembly.expansion, assembly.entry_bytes);
             let stage = SourceStage::new(assembly.shared(0), source, outlet, stop, expansion, budget);
@@ -54,22 +42,13 @@ impl<T: Send + 'static> Flow<T> {
 
     /// Turns each record into another.
     #[must_use]
-    pub fn map<U: Send + 'static>(
-        self,
-        name: &str,
-        f: impl FnMut(T) -> U + Clone + Send + Sync + 'static,
-    ) -> Flow<U> {
+    pub fn map<U: Send + 'static>(self, name: &str, f: impl FnMut(T) -> U + Clone + Send + Sync + 'static) -> Flow<U> {
         self.map_with(name, StageOptions::new(), f)
     }
 
     /// As [`Flow::map`], with options.
     #[must_use]
-    pub fn map_with<U: Send + 'static>(
-        self,
-        name: &str,
-        options: StageOptions<T, U>,
-        f: impl FnMut(T) -> U + Clone + Send + Sync + 'static,
-    ) -> Flow<U> {
+    pub fn map_with<U: Send + 'static>(self, name: &str, options: StageOptions<T, U>, f: impl FnMut(T) -> U + Clone + Send + Sync + 'static) -> Flow<U> {
         self.stage(name, options, move |_| Ok(MapFn(f.clone())))
     }
 
@@ -204,8 +183,7 @@ impl<T: Send + 'static> Flow<T> {
             model: None,
             memory: None,
         });
-        let factory: Factory<SinkStep<F::Sink, T>> =
-            Arc::new(move |start| Ok(SinkStep(sink.open(start)?, PhantomData)));
+        let factory: Factory<SinkStep<F::Sink, T>> = Arc::new(move |start| Ok(SinkStep(sink.open(start)?, PhantomData)));
         let connect = Box::new(move |assembly: &mut Assembly| {
             let inlet = assembly.edge_into(index);
             let stage = RecordStage::new(assembly.shared(index), options, factory, inlet.clone(), None);

@@ -12,14 +12,7 @@ pub use flow::Flow;
 pub use handle::{Handle, Remote};
 
 use self::assembly::{Assembly, StageInfo};
-use crate::{
-    dead_letter::DeadLetterSink,
-    error::PipelineError,
-    metrics::Report,
-    outcome::Observer,
-    source::Source,
-    supervise::Supervision,
-};
+use crate::{dead_letter::DeadLetterSink, error::PipelineError, metrics::Report, outcome::Observer, source::Source, supervise::Supervision};
 
 /// What a dropped handle does with its pipeline.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

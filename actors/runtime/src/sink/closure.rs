@@ -1,7 +1,10 @@
 //! A closure as a sink.
 
 use super::{Sink, SinkFactory};
-use crate::{error::StageError, stage::{Context, Start}};
+use crate::{
+    error::StageError,
+    stage::{Context, Start},
+};
 
 /// Calls a closure for each record.
 #[derive(Clone)]

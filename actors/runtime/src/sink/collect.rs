@@ -3,7 +3,10 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::{Sink, SinkFactory};
-use crate::{error::StageError, stage::{Context, Start}};
+use crate::{
+    error::StageError,
+    stage::{Context, Start},
+};
 
 /// Appends each record to a shared vector.
 pub struct Collect<T>(Arc<Mutex<Vec<T>>>);

@@ -8,7 +8,10 @@ use std::sync::Arc;
 pub use closure::{ForEach, for_each};
 pub use collect::{Collect, Collected, collect};
 
-use crate::{error::StageError, stage::{Context, Start}};
+use crate::{
+    error::StageError,
+    stage::{Context, Start},
+};
 
 /// Where records leave a pipeline. Each replica has one.
 pub trait Sink<T>: Send {

@@ -41,17 +41,7 @@ pub struct Record<T> {
 impl<T> Record<T> {
     /// A record of this payload and nothing else.
     pub fn new(payload: T) -> Self {
-        Record {
-            bytes: size_of::<T>() as u64,
-            payload,
-            key: None,
-            position: None,
-            event_time: None,
-            deadline: None,
-            priority: 0,
-            cancel: None,
-            trace: None,
-        }
+        Record { bytes: size_of::<T>() as u64, payload, key: None, position: None, event_time: None, deadline: None, priority: 0, cancel: None, trace: None }
     }
 
     /// The payload, and the rest.

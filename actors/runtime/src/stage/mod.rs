@@ -78,9 +78,7 @@ impl StageShared {
         tally: &mut Tally,
     ) -> Result<(), Cause> {
         let failure = Failure { stage: self.name(), model: self.model.clone(), fault, payload, locator };
-        self.dead
-            .put(head, failure)
-            .map_err(|error| Cause::DeadLettersFailed { stage: self.name(), message: error.to_string() })?;
+        self.dead.put(head, failure).map_err(|error| Cause::DeadLettersFailed { stage: self.name(), message: error.to_string() })?;
         add(&self.metrics.dead_letters, 1);
         ticket.settle(Outcome::DeadLettered, tally);
         Ok(())

@@ -37,14 +37,7 @@ pub(crate) struct SourceStage<T> {
 }
 
 impl<T: Send + 'static> SourceStage<T> {
-    pub(crate) fn new(
-        shared: Arc<StageShared>,
-        source: Box<dyn Source<T>>,
-        outlet: Arc<Edge<Envelope<T>>>,
-        stop: Signal,
-        expansion: f64,
-        budget: u64,
-    ) -> Self {
+    pub(crate) fn new(shared: Arc<StageShared>, source: Box<dyn Source<T>>, outlet: Arc<Edge<Envelope<T>>>, stop: Signal, expansion: f64, budget: u64) -> Self {
         // A pull is in memory before it is reserved: it must be a small part of the budget.
         let pull_bytes = (budget / 16).min(outlet.limits().bytes / 4).max(1);
         let source = Mutex::new(Some(source));

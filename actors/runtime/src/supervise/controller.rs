@@ -64,13 +64,7 @@ impl Message for Draining {
 }
 
 impl Controller {
-    pub(super) fn new(
-        index: usize,
-        stage: Box<dyn Stage>,
-        root: Mailbox<Root>,
-        plumbing: Arc<Plumbing>,
-        supervision: Supervision,
-    ) -> Self {
+    pub(super) fn new(index: usize, stage: Box<dyn Stage>, root: Mailbox<Root>, plumbing: Arc<Plumbing>, supervision: Supervision) -> Self {
         let metrics = stage.metrics().clone();
         let workers = (0..metrics.replicas).map(|_| Worker::default()).collect();
         let intensity = Intensity::new(supervision);

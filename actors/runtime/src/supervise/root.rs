@@ -56,15 +56,7 @@ impl Message for Shutdown {
 
 impl Root {
     pub(super) fn new(ended: Sender<End>, plumbing: Arc<Plumbing>, stages: usize) -> Self {
-        Root {
-            ended,
-            plumbing,
-            controllers: Vec::new(),
-            running: vec![true; stages],
-            cause: None,
-            aborting: false,
-            over: false,
-        }
+        Root { ended, plumbing, controllers: Vec::new(), running: vec![true; stages], cause: None, aborting: false, over: false }
     }
 
     pub(super) fn with_controllers(mut self, controllers: Vec<Mailbox<Controller>>) -> Self {

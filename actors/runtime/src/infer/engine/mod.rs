@@ -55,15 +55,7 @@ impl EngineModel {
     /// A model. Its batch axis is free where the first dim of all its inputs is open, and fixed where it is a number.
     pub fn new(id: ModelId, executable: Arc<dyn Executable>) -> Self {
         let batching = batching(&executable.signature().inputs);
-        EngineModel {
-            id,
-            executable,
-            batching,
-            forced: false,
-            shared: Vec::new(),
-            memory_limit: usize::MAX,
-            alone: AtomicBool::new(false),
-        }
+        EngineModel { id, executable, batching, forced: false, shared: Vec::new(), memory_limit: usize::MAX, alone: AtomicBool::new(false) }
     }
 
     /// Says that the model has no batch axis: examples are inputs as they are, and run one at a time.
