@@ -371,7 +371,7 @@ fn dim(reader: Reader<'_>) -> Result<DeclaredDim, LoadError> {
         let field = field?;
         match field.number {
             1 => dim = usize::try_from(field.int()?).ok().map(Ok),
-            2 => dim = Some(field.text()?).filter(|name| !name.is_empty()).map(|name| Err(name.into())),
+            2 => dim = Some(field.text()?).filter(|name| !matches!(*name, "" | "?")).map(|name| Err(name.into())),
             _ => {}
         }
     }
