@@ -50,11 +50,15 @@ impl Session {
         millstream_onnx::load(source, &self.registry, &options).map_err(|error| Error::Load { path: path.into(), error })
     }
 
-    /// Loads an ONNX model from memory.
+    /// Loads and compiles an ONNX model from memory.
     pub fn from_bytes(&self, bytes: Vec<u8>) -> Result<Model, Error> {
+        self.compile(self.read_bytes(bytes)?.graph)
+    }
+
+    /// Loads an ONNX model from memory without compiling it: a `Vec<u8>`, or bytes that are part of the program.
+    pub fn read_bytes(&self, bytes: impl WeightSource + 'static) -> Result<millstream_onnx::Model, Error> {
         let options = LoadOptions { limits: self.limits, external: None };
-        let load = |error| Error::Load { path: PathBuf::from("<memory>"), error };
-        self.compile(millstream_onnx::load(Arc::new(bytes), &self.registry, &options).map_err(load)?.graph)
+        millstream_onnx::load(Arc::new(bytes), &self.registry, &options).map_err(|error| Error::Load { path: PathBuf::from("<memory>"), error })
     }
 
     /// Compiles a graph that came from elsewhere.

@@ -10,6 +10,7 @@ mod arrays;
 mod commands;
 mod conformance;
 mod failure;
+mod language;
 mod memory;
 mod output;
 
@@ -29,6 +30,7 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
+    Demo(commands::demo::Arguments),
     Run(commands::run::Arguments),
     Inspect(commands::inspect::Arguments),
     Bench(commands::bench::Arguments),
@@ -40,6 +42,7 @@ fn main() -> ExitCode {
     let level = ["warn", "info", "debug"][usize::from(arguments.verbose.min(2))];
     tracing_subscriber::fmt().with_writer(std::io::stderr).with_env_filter(tracing_subscriber::EnvFilter::new(level)).init();
     let done = match &arguments.command {
+        Command::Demo(a) => commands::demo::run(a),
         Command::Run(a) => commands::run::run(a),
         Command::Inspect(a) => commands::inspect::run(a),
         Command::Bench(a) => commands::bench::run(a),

@@ -1,6 +1,7 @@
 //! One module a command: its arguments, and the function that does it.
 
 pub(crate) mod bench;
+pub(crate) mod demo;
 pub(crate) mod inspect;
 pub(crate) mod run;
 pub(crate) mod test;

@@ -29,7 +29,19 @@ pub(crate) trait Rule: Sync {
 }
 
 /// Every rule, in the order in which they are tried.
-const RULES: &[&dyn Rule] = &[&fold::FoldConstants, &identity::DropIdentity];
+const RULES: &[&dyn Rule] = &[
+    &fold::FoldConstants,
+    &identity::DropIdentity,
+    &conv_scale::FoldIntoConv,
+    &gelu::RecogniseGelu,
+    &gates::RecogniseHardSwish,
+    &gates::RecogniseSilu,
+    &product::FuseTranspose,
+    &product::FuseScale,
+    &product::FuseBias,
+    &epilogue::FuseResidual,
+    &epilogue::FuseActivation,
+];
 
 /// The names of all rules.
 pub fn rules() -> impl Iterator<Item = &'static str> {
