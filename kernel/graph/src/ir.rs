@@ -48,12 +48,12 @@ pub struct ValueInfo {
     pub declared: Declared,
     /// What analysis found.
     pub fact: Option<Fact>,
-    /// Nodes that read the value (through inputs or captures), each once.
+    /// Nodes that read the value (through inputs or captures), each once, ascending.
     consumers: Vec<NodeId>,
 }
 
 impl ValueInfo {
-    /// Nodes that read the value, each once.
+    /// Nodes that read the value, each once, in the order in which they were added.
     pub fn consumers(&self) -> &[NodeId] {
         &self.consumers
     }
@@ -170,13 +170,16 @@ impl Graph {
 
     fn link(&mut self, value: ValueId, node: NodeId) {
         let consumers = &mut self.values[value.0 as usize].consumers;
-        if !consumers.contains(&node) {
-            consumers.push(node);
+        if let Err(at) = consumers.binary_search(&node) {
+            consumers.insert(at, node);
         }
     }
 
     fn unlink(&mut self, value: ValueId, node: NodeId) {
-        self.values[value.0 as usize].consumers.retain(|&n| n != node);
+        let consumers = &mut self.values[value.0 as usize].consumers;
+        if let Ok(at) = consumers.binary_search(&node) {
+            consumers.remove(at);
+        }
     }
 
     /// Marks a value as the next graph output.
@@ -205,8 +208,9 @@ impl Graph {
                 subgraph.captures.remove(i);
             }
         }
-        let after: Vec<ValueId> = node.uses().collect();
-        for v in before.into_iter().filter(|v| !after.contains(v)) {
+        let mut after: Vec<ValueId> = node.uses().collect();
+        after.sort();
+        for v in before.into_iter().filter(|v| after.binary_search(v).is_err()) {
             self.unlink(v, id);
         }
     }
@@ -319,15 +323,20 @@ impl Graph {
 
     /// Makes all readers of `old` (nodes, captures, graph outputs) read `new`.
     pub fn replace_uses(&mut self, old: ValueId, new: ValueId) {
-        for id in core::mem::take(&mut self.values[old.0 as usize].consumers) {
+        let readers = core::mem::take(&mut self.values[old.0 as usize].consumers);
+        for &id in &readers {
             if let Some(node) = self.nodes[id.0 as usize].as_mut() {
                 let captures = node.subgraphs.iter_mut().flat_map(|s| s.captures.iter_mut());
                 for v in node.inputs.iter_mut().flatten().chain(captures).filter(|v| **v == old) {
                     *v = new;
                 }
-                self.link(new, id);
             }
         }
+        // Two ascending runs, which this sort merges in one go.
+        let consumers = &mut self.values[new.0 as usize].consumers;
+        consumers.extend(readers);
+        consumers.sort();
+        consumers.dedup();
         for v in self.outputs.iter_mut().filter(|v| **v == old) {
             *v = new;
         }

@@ -38,7 +38,7 @@ impl Graph {
                 if matches!(self.value(v).source, Source::None) {
                     return Err(VerifyError::NoProducer(v));
                 }
-                if !self.value(v).consumers().contains(&id) {
+                if self.value(v).consumers().binary_search(&id).is_err() {
                     return Err(VerifyError::MissingConsumer(v, id));
                 }
             }

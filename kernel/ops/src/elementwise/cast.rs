@@ -18,7 +18,7 @@ pub const DEF: OpDef = OpDef {
     dtypes: "any",
     build: |cx: &BuildCx<'_>| {
         let to = *cx.attributes.int("to")?.ok_or(BuildError::MissingAttribute("to"))?;
-        Ok(Box::new(Cast { to: casting::element_type(to)? }))
+        Ok(Box::new(Cast { to: casting::element_type("to", to)? }))
     },
 };
 
@@ -51,7 +51,7 @@ mod tests {
     use millstream_tensor::Tensor;
 
     fn reference(case: &Case) -> Vec<Tensor> {
-        let (x, to) = (case.tensor(0), casting::element_type(case.int_or("to", 1)).unwrap());
+        let (x, to) = (case.tensor(0), casting::element_type("to", case.int_or("to", 1)).unwrap());
         let strings = |v: &[&str]| v.iter().map(|s| String::from(*s)).collect::<Vec<String>>();
         match (x.dtype(), to) {
             (DType::String, _) => vec![from_reals(to, x.shape(), &[1.5, -3.0, f64::INFINITY])],

@@ -70,9 +70,9 @@ macro_rules! through_f64 {
 }
 through_f64!(f16 => f16, f16 => bf16, bf16 => f16, bf16 => bf16, Bool => Bool, f16 => Bool, bf16 => Bool, Bool => f16, Bool => bf16);
 
-/// The element type of ONNX's number `to`.
-pub(crate) fn element_type(to: i64) -> Result<DType, BuildError> {
-    Ok(match to {
+/// The element type of ONNX's number, which `attribute` gives.
+pub(crate) fn element_type(attribute: &'static str, number: i64) -> Result<DType, BuildError> {
+    Ok(match number {
         1 => DType::F32,
         2 => DType::U8,
         3 => DType::I8,
@@ -87,7 +87,7 @@ pub(crate) fn element_type(to: i64) -> Result<DType, BuildError> {
         12 => DType::U32,
         13 => DType::U64,
         16 => DType::BF16,
-        other => return Err(BuildError::UnsupportedAttribute { name: "to", value: format!("{other}") }),
+        other => return Err(BuildError::UnsupportedAttribute { name: attribute, value: format!("{other}") }),
     })
 }
 

@@ -109,7 +109,7 @@ enum Factors<'a, T> {
     /// The same for all rows.
     Same(&'a [T], Option<&'a [T]>),
     /// Stretched to the whole tensor; the offsets of a row's first element and of the others from it.
-    Stretched { scale: (View<'a, T>, Layout), bias: Option<(View<'a, T>, Layout)>, order: Order, n: usize },
+    Stretched { scale: (&'a [T], Layout), bias: Option<(&'a [T], Layout)>, order: Order, n: usize },
 }
 
 impl<'a, T: Number> Factors<'a, T> {
@@ -122,7 +122,7 @@ impl<'a, T: Number> Factors<'a, T> {
             (Some(s), None) => Ok(Factors::Same(s, None)),
             (Some(s), Some(Some(b))) => Ok(Factors::Same(s, Some(b))),
             _ => {
-                let stretch = |v: View<'a, T>| v.layout().broadcast_to(*layout.shape()).map(|l| (v, l));
+                let stretch = |v: View<'a, T>| v.layout().broadcast_to(*layout.shape()).map(|l| (v.data(), l));
                 Ok(Factors::Stretched { scale: stretch(scale)?, bias: bias.map(stretch).transpose()?, order: layout.order().ok_or(TensorError::Strided)?, n })
             }
         }
@@ -152,13 +152,13 @@ impl<'a, T: Number> Factors<'a, T> {
         match self {
             Factors::Same(scale, bias) => (Number::to_f64(scale[i]), bias.map_or(0.0, |b| Number::to_f64(b[i]))),
             Factors::Stretched { scale, bias, order, n } => {
-                let of = |(v, layout): &(View<'_, T>, Layout)| {
+                let of = |(data, layout): &(&[T], Layout)| {
                     let (mut rest, mut offset) = (row * n + i, 0);
                     for axis in order.axes().rev() {
                         offset += rest % layout.shape()[axis] * layout.strides()[axis];
                         rest /= layout.shape()[axis];
                     }
-                    Number::to_f64(v.data()[offset])
+                    Number::to_f64(data[offset])
                 };
                 (of(scale), bias.as_ref().map_or(0.0, of))
             }

@@ -28,7 +28,7 @@ pub const DEF: OpDef = OpDef {
     build: |cx: &BuildCx<'_>| {
         let to = match cx.attributes.int_or("output_dtype", 0)? {
             0 => None,
-            to => Some(element_type(to)?),
+            to => Some(element_type("output_dtype", to)?),
         };
         Ok(Box::new(DequantizeLinear { granularity: Granularity::build(cx)?, to }))
     },

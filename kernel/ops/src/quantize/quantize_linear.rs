@@ -29,7 +29,7 @@ pub const DEF: OpDef = OpDef {
     build: |cx: &BuildCx<'_>| {
         let to = match cx.attributes.int_or("output_dtype", 0)? {
             0 => None,
-            to => Some(element_type(to)?)
+            to => Some(element_type("output_dtype", to)?)
                 .filter(|&d| is_quantised(d))
                 .map(Some)
                 .ok_or(BuildError::UnsupportedAttribute { name: "output_dtype", value: format!("{to}") })?,

@@ -41,7 +41,7 @@ pub(crate) fn infer(arg: &Arg, cx: &InferCx<'_>) -> Result<Vec<Fact>, InferError
     if x.dims.get(axis).is_some_and(|d| d.is(0)) {
         return Err(InferError::Invalid("no element along the axis"));
     }
-    let reduced = axes.from_facts(cx)?;
+    let reduced = axes.reduced_by_facts(cx)?;
     Ok(vec![Fact::new(DType::I64, axes.dims(&x.dims, &reduced))])
 }
 
@@ -62,7 +62,7 @@ pub(crate) fn eval(arg: &Arg, cx: &mut EvalCx<'_>, better: fn(f64, f64) -> bool,
 
 fn run<T: Number>(arg: &Arg, cx: &mut EvalCx<'_>, wins: impl Fn(T, T) -> bool + Sync) -> Result<(), EvalError> {
     let (x, y) = (cx.input::<T>(0)?, cx.output::<i64>(0)?);
-    let reduced = arg.axes().from_attributes(x.shape().rank())?;
+    let reduced = arg.axes().reduced_by_attributes(x.shape().rank())?;
     let split = Split::new(x.layout(), y.layout(), &reduced)?;
     let y = y.into_data();
     if split.reduced.count() == 0 && !y.is_empty() {

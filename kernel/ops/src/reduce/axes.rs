@@ -42,18 +42,18 @@ impl Axes {
     }
 
     /// For each axis, whether it is reduced, from facts.
-    pub(crate) fn from_facts(&self, cx: &InferCx<'_>) -> Result<Vec<bool>, InferError> {
+    pub(crate) fn reduced_by_facts(&self, cx: &InferCx<'_>) -> Result<Vec<bool>, InferError> {
         let input = cx.optional(1).map(|_| cx.ints(1)).transpose()?;
         self.resolve(input, cx.input(0)?.rank())
     }
 
     /// For each axis, whether it is reduced, where no input says so.
-    pub(crate) fn from_attributes(&self, rank: usize) -> Result<Vec<bool>, InferError> {
+    pub(crate) fn reduced_by_attributes(&self, rank: usize) -> Result<Vec<bool>, InferError> {
         self.resolve(None, rank)
     }
 
     /// For each axis, whether it is reduced, from the inputs of a run.
-    pub(crate) fn from_inputs(&self, cx: &EvalCx<'_>, rank: usize) -> Result<Vec<bool>, EvalError> {
+    pub(crate) fn reduced_by_inputs(&self, cx: &EvalCx<'_>, rank: usize) -> Result<Vec<bool>, EvalError> {
         let input = cx.optional::<i64>(1)?.map(|v| v.to_vec());
         Ok(self.resolve(input, rank)?)
     }

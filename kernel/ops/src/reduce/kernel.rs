@@ -72,7 +72,7 @@ pub(crate) fn infer(kind: Kind, axes: &Axes, cx: &InferCx<'_>) -> Result<Vec<Fac
     if !kind.types_ok(x.dtype) {
         return Err(InferError::DType { input: 0, found: x.dtype });
     }
-    let reduced = axes.from_facts(cx)?;
+    let reduced = axes.reduced_by_facts(cx)?;
     if is_shape_type(x.dtype)
         && let Some(fact) = axes.symbolic(x, &reduced, |a, b| kind.join_dims(a, b))
     {
@@ -95,7 +95,7 @@ pub(crate) fn eval(kind: Kind, axes: &Axes, cx: &mut EvalCx<'_>) -> Result<(), E
     if !kind.types_ok(x.dtype()) {
         return Err(EvalError::DType(x.dtype()));
     }
-    let reduced = axes.from_inputs(cx, x.shape().rank())?;
+    let reduced = axes.reduced_by_inputs(cx, x.shape().rank())?;
     // Without axes everything passes unchanged, and each "sum" has one term.
     let kind = if axes.is_noop(&reduced) { Kind::Sum } else { kind };
     if x.dtype() == DType::F32 {

@@ -1,7 +1,7 @@
 //! `EyeLike`: a matrix of the input's shape with ones on diagonal `k`.
 
-use crate::movement::typed::by_number;
-use alloc::{boxed::Box, string::ToString, vec, vec::Vec};
+use crate::{elementwise::casting::element_type, movement::typed::by_number};
+use alloc::{boxed::Box, vec, vec::Vec};
 use millstream_graph::{Arity, BuildCx, BuildError, EvalCx, EvalError, Fact, InferCx, InferError, Op, OpDef};
 use millstream_tensor::{Bool, DType, Element, Tensor, Value, bf16, f16};
 
@@ -16,29 +16,10 @@ pub const DEF: OpDef = OpDef {
     subgraphs: &[],
     dtypes: "numbers, bool",
     build: |cx: &BuildCx<'_>| {
-        // ONNX's numbers of element types.
-        const TYPES: [(i64, DType); 13] = [
-            (1, DType::F32),
-            (2, DType::U8),
-            (3, DType::I8),
-            (4, DType::U16),
-            (5, DType::I16),
-            (6, DType::I32),
-            (7, DType::I64),
-            (9, DType::Bool),
-            (10, DType::F16),
-            (11, DType::F64),
-            (12, DType::U32),
-            (13, DType::U64),
-            (16, DType::BF16),
-        ];
-        let dtype = match cx.attributes.int("dtype")? {
-            None => None,
-            Some(n) => match TYPES.iter().find(|(number, _)| number == n) {
-                Some((_, dtype)) => Some(*dtype),
-                None => return Err(BuildError::UnsupportedAttribute { name: "dtype", value: n.to_string() }),
-            },
-        };
+        let dtype = cx.attributes.int("dtype")?.map(|n| element_type("dtype", n)).transpose()?;
+        if dtype == Some(DType::String) {
+            return Err(BuildError::UnsupportedAttribute { name: "dtype", value: "string".into() });
+        }
         Ok(Box::new(EyeLike { dtype, k: cx.attributes.int_or("k", 0)? }))
     },
 };
