@@ -3,6 +3,8 @@
 //!
 //! `cargo bench -p millstream-benches --bench pipeline`
 
+#![allow(missing_docs, clippy::print_stderr)]
+
 use std::{hint::black_box, thread, time::Instant};
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};

@@ -253,7 +253,7 @@ impl Shared {
 /// Spins, and yields the core to others now and then.
 fn pause(rounds: &mut u32) {
     *rounds += 1;
-    if *rounds % 1024 == 0 { thread::yield_now() } else { hint::spin_loop() }
+    if rounds.is_multiple_of(1024) { thread::yield_now() } else { hint::spin_loop() }
 }
 
 #[cfg(test)]

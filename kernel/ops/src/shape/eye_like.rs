@@ -16,7 +16,7 @@ pub const DEF: OpDef = OpDef {
     subgraphs: &[],
     dtypes: "numbers, bool",
     build: |cx: &BuildCx<'_>| {
-        let dtype = cx.attributes.int("dtype")?.map(|n| element_type("dtype", n)).transpose()?;
+        let dtype = cx.attributes.int("dtype")?.map(|&n| element_type("dtype", n)).transpose()?;
         if dtype == Some(DType::String) {
             return Err(BuildError::UnsupportedAttribute { name: "dtype", value: "string".into() });
         }
