@@ -15,14 +15,7 @@ fn relu(session: &Session) -> millstream::Model {
     let def = session.registry().find("", "Relu").expect("an operator of ours");
     let cx = BuildCx { version: 14, attributes: &Default::default(), inputs: 1, outputs: 1, subgraphs: &[] };
     let op = def.instantiate(14, cx).expect("no attributes to refuse");
-    graph.add_node(Node {
-        path: "relu".into(),
-        op_name: "Relu".into(),
-        op: op.into(),
-        inputs: vec![Some(x)],
-        outputs: vec![Some(y)],
-        subgraphs: Vec::new(),
-    });
+    graph.add_node(Node { path: "relu".into(), op_name: "Relu".into(), op: op.into(), inputs: vec![Some(x)], outputs: vec![Some(y)], subgraphs: Vec::new() });
     graph.add_output(y);
     session.compile(graph).expect("the graph is whole")
 }

@@ -138,7 +138,9 @@ impl<'a, 'p> Walk<'a, 'p> {
             p.step(StepRecord { index: self.step, path: &node.path, op: &node.op_name, kernel: &kernel, cost: node.op.cost(&cx), time });
         }
         self.step += 1;
-        for ((made, wanted), (v, fact)) in made.into_iter().zip(&wanted).zip(node.outputs.iter().zip(facts.into_iter().map(Some).chain(std::iter::repeat(None)))) {
+        for ((made, wanted), (v, fact)) in
+            made.into_iter().zip(&wanted).zip(node.outputs.iter().zip(facts.into_iter().map(Some).chain(std::iter::repeat(None))))
+        {
             let (Some(held), Some(v)) = (made, v) else { continue };
             let fact = match fact.filter(|f| f.as_const().is_some()) {
                 Some(fact) => Some(fact),

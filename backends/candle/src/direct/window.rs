@@ -45,7 +45,8 @@ pub(super) fn select(site: &Site<'_>) -> Option<Direct> {
         _ => return None,
     };
     // Windows that end past the input (`ceil_mode`) are none of Candle's.
-    let whole = |(i, w): (usize, &[usize; 4])| w[1..] == [1, 0, 0] && kernel[i] <= spatial[i] && (spatial[i] - kernel[i]) / w[0] + 1 == site.output.shape()[i + 2];
+    let whole =
+        |(i, w): (usize, &[usize; 4])| w[1..] == [1, 0, 0] && kernel[i] <= spatial[i] && (spatial[i] - kernel[i]) / w[0] + 1 == site.output.shape()[i + 2];
     if !windows.iter().enumerate().all(whole) {
         return None;
     }
