@@ -75,7 +75,7 @@ mod tests {
         fn live_buffers_never_overlap(buffers in buffers()) {
             let placement = place(&buffers);
             for (i, a) in buffers.iter().enumerate() {
-                prop_assert!(placement.offsets[i] % millstream_tensor::ALIGN == 0);
+                prop_assert!(placement.offsets[i].is_multiple_of(millstream_tensor::ALIGN));
                 prop_assert!(placement.offsets[i] + a.bytes <= placement.bytes);
                 for (j, b) in buffers.iter().enumerate().skip(i + 1) {
                     let apart = placement.offsets[i] + a.bytes <= placement.offsets[j] || placement.offsets[j] + b.bytes <= placement.offsets[i];
