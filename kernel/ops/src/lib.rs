@@ -55,7 +55,7 @@ operators! {
     /// Integers that stand for floats.
     quantize {
         quantize_linear, dequantize_linear, dynamic_quantize_linear, matmul_integer, qlinear_matmul, conv_integer, qlinear_conv
-        ; convolution, linear, product
+        ; convolution, linear, packed, product
     }
     /// Sliding windows and weights.
     conv { conv, conv_transpose, fused_conv; depthwise, direct, fast, gather, geometry, oracle, reorder, weights }

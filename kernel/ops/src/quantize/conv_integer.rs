@@ -2,11 +2,12 @@
 
 use super::{
     convolution::{ATTRIBUTES, Window},
+    packed::PackedBytes,
     product::zero_points,
 };
-use alloc::{boxed::Box, vec::Vec};
-use millstream_graph::{Arity, BuildCx, EvalCx, EvalError, Fact, InferCx, InferError, Op, OpDef};
-use millstream_tensor::DType;
+use alloc::{boxed::Box, format, string::String, sync::Arc, vec::Vec};
+use millstream_graph::{Arity, BuildCx, Cost, EvalCx, EvalError, Fact, InferCx, InferError, Op, OpDef, Packed, Permutation, PrepackCx, Scratch, StepCx};
+use millstream_tensor::{DType, Order, TensorError, TensorView};
 
 /// The operator's schema.
 pub const DEF: OpDef = OpDef {
@@ -35,10 +36,38 @@ impl Op for ConvInteger {
     fn eval(&self, cx: &mut EvalCx<'_>) -> Result<(), EvalError> {
         let (x_zero, w_zero) = (zero_points(cx, 2)?, zero_points(cx, 3)?);
         by_dtype!(bytes, cx.dtype(0)?, A => by_dtype!(bytes, cx.dtype(1)?, B => {
-            let (x, w) = (cx.input::<A>(0)?, cx.input::<B>(1)?);
+            let x = cx.input::<A>(0)?;
+            let (spec, weights) = (cx.output_spec(0).ok_or(EvalError::Output(0))?, cx.spec(1).ok_or(EvalError::MissingInput(1))?);
+            let packed = cx.packed::<PackedBytes>(1);
             let y = cx.output::<i32>(0)?.into_data();
-            self.window.run(cx, x, w, (&x_zero, &w_zero), y, &|_, sum| sum)
+            match packed {
+                Some(w) => self.window.run_packed(cx, (x, w, &spec), weights.shape(), (&x_zero, &w_zero), y, &|sums, y| y.copy_from_slice(sums)),
+                None => self.window.run(cx, x, cx.input::<B>(1)?, (&x_zero, &w_zero), y, &|_, sum| sum),
+            }
         }))
+    }
+
+    fn scratch(&self, cx: &StepCx<'_>) -> Scratch {
+        self.window.scratch(cx, 1)
+    }
+
+    fn prepack(&self, input: usize, weight: TensorView<'_>, _: &PrepackCx<'_>) -> Result<Option<Arc<dyn Packed>>, TensorError> {
+        if input != 1 {
+            return Ok(None);
+        }
+        Ok(PackedBytes::filters(weight, self.window.group())?.map(|p| Arc::new(p) as Arc<dyn Packed>))
+    }
+
+    fn permute(&self, cx: &StepCx<'_>, inputs: &[Option<Order>]) -> Option<Permutation> {
+        self.window.permute(cx, inputs, 1)
+    }
+
+    fn cost(&self, cx: &StepCx<'_>) -> Cost {
+        self.window.cost(cx, 1)
+    }
+
+    fn kernel(&self, cx: &StepCx<'_>) -> String {
+        if cx.is_packed(1) { format!("integer-window-gemm-{}", cx.level) } else { String::from("integer-conv-direct") }
     }
 }
 
@@ -89,6 +118,9 @@ mod tests {
     op_tests! { DEF, reference, Tolerance::EXACT;
         plain => Case::new([spread(DType::U8, &[2, 3, 6, 5], 250.0, 1), spread(DType::I8, &[4, 3, 3, 2], 120.0, 2)]);
         zero_points => Case::new([spread(DType::U8, &[1, 2, 4, 4], 250.0, 1), spread(DType::U8, &[3, 2, 2, 2], 250.0, 2), t(&[], &[100u8]), t(&[3], &[9u8, 8, 7])]);
+        weight => Case::new([spread(DType::U8, &[2, 3, 6, 5], 250.0, 1), spread(DType::I8, &[4, 3, 3, 2], 120.0, 2), t(&[], &[100u8])]).constant(1);
+        weight_of_pixels => Case::new([spread(DType::I8, &[1, 5, 3, 4], 120.0, 1), spread(DType::U8, &[35, 5, 1, 1], 250.0, 2), t(&[], &[-9i8]), t(&[], &[7u8])]).constant(1);
+        padded_weight => Case::new([t(&[1, 1, 3, 3], &[2u8, 3, 4, 5, 6, 7, 8, 9, 10]), t(&[1, 1, 2, 2], &[1u8; 4]), t(&[], &[1u8])]).ints("pads", &[1, 1, 1, 1]).constant(1);
         // The ONNX project's example: 2..10 with zero point 1, ones of 2 x 2, pads of 1.
         padded => Case::new([t(&[1, 1, 3, 3], &[2u8, 3, 4, 5, 6, 7, 8, 9, 10]), t(&[1, 1, 2, 2], &[1u8; 4]), t(&[], &[1u8])]).ints("pads", &[1, 1, 1, 1]);
         empty => Case::new([spread(DType::U8, &[0, 3, 6, 5], 250.0, 1), spread(DType::I8, &[4, 3, 3, 2], 120.0, 2)]);

@@ -1,14 +1,27 @@
-//! Convolutions of 8-bit integers with zero points, in i32: for each output element its taps, row-major.
+//! Convolutions of 8-bit integers with zero points, in i32.
+//!
+//! With constant weights and at most two spatial axes: a product of the windows of a channels-last image with the packed weights,
+//! whose sums a second pass finishes. Otherwise: for each output element its taps, row-major.
 
-use super::product::{check_count, pick};
+use super::{
+    packed::{self, PackedBytes},
+    product::{check_count, pick},
+};
 use crate::{
-    conv::geometry::{Sliding, position, positive, visit},
+    carve::{carve, carved},
+    conv::{
+        conv::Conv,
+        geometry::{Axes, Axis, Sliding, position, positive, visit},
+    },
     grains,
     numeric::Number,
+    pool::window::is_channels_last,
 };
 use alloc::{vec, vec::Vec};
-use millstream_graph::{BuildCx, BuildError, EvalCx, EvalError, Fact, InferCx, InferError};
-use millstream_tensor::{DType, View, tile::Tiles};
+use millstream_gemm::{Lhs, QuantisedElement, QuantisedGemm, ZeroPoint, ZeroPoints};
+use millstream_graph::{BuildCx, BuildError, Cost, EvalCx, EvalError, Fact, InferCx, InferError, Permutation, Scratch, Spec, StepCx};
+use millstream_simd::Level;
+use millstream_tensor::{DType, Order, Shape, View, tile::Tiles};
 
 /// The attributes' names.
 pub(crate) const ATTRIBUTES: &[&str] = &["auto_pad", "dilations", "group", "kernel_shape", "pads", "strides"];
@@ -21,7 +34,169 @@ pub(crate) struct Window {
     kernel: Vec<usize>,
 }
 
+/// A convolution of known shapes as products, one for each group.
+struct Step {
+    axes: Axes,
+    images: usize,
+    groups: usize,
+    /// Channels of a group.
+    channels: usize,
+    /// Output channels of a group.
+    out: usize,
+    taps: usize,
+}
+
+impl Step {
+    fn rows(&self) -> usize {
+        self.images * self.pixels()
+    }
+
+    fn pixels(&self) -> usize {
+        self.axes.iter().map(|a| a.output).product()
+    }
+
+    fn outputs(&self) -> usize {
+        self.groups * self.out
+    }
+
+    fn gemm(&self, level: Level) -> QuantisedGemm {
+        QuantisedGemm::new(level, self.rows(), self.taps * self.channels, self.out)
+    }
+
+    /// The left operand of a group.
+    fn lhs<'a, A: QuantisedElement>(&self, x: &'a [A], group: usize) -> Lhs<'a, A> {
+        let data = x.get(group * self.channels..).unwrap_or_default();
+        let pixel_stride = self.groups * self.channels;
+        if self.axes.iter().all(Axis::is_pointwise) {
+            return Lhs::row_major(data, pixel_stride);
+        }
+        let at = |i: usize| (self.axes.len() + i).checked_sub(2).map_or(Axis::UNIT, |i| self.axes[i]);
+        let axes = [at(0), at(1)];
+        Lhs::Window(millstream_gemm::Window {
+            data,
+            batch: self.images,
+            size: axes.map(|a| a.input),
+            channels: self.channels,
+            pixel_stride,
+            kernel: axes.map(|a| a.kernel),
+            stride: axes.map(|a| a.stride),
+            dilation: axes.map(|a| a.dilation),
+            pad: axes.map(|a| a.pad_begin),
+            out: axes.map(|a| a.output),
+        })
+    }
+}
+
 impl Window {
+    /// The window of an f32 convolution.
+    pub(crate) fn of(conv: &Conv) -> Window {
+        Window { sliding: conv.sliding.clone(), group: conv.group, kernel: conv.kernel.clone() }
+    }
+
+    /// How many convolutions stand side by side.
+    pub(crate) fn group(&self) -> usize {
+        self.group
+    }
+
+    fn step(&self, x: &Shape, w: &Shape) -> Result<Step, EvalError> {
+        let axes = self.sliding.axes(x.get(2..).unwrap_or_default(), w.get(2..).unwrap_or_default())?;
+        if x.rank() < 3 || w.rank() != x.rank() || w[1].checked_mul(self.group) != Some(x[1]) || !w[0].is_multiple_of(self.group) {
+            return Err(EvalError::Invalid("channels do not divide into groups"));
+        }
+        Ok(Step { axes, images: x[0], groups: self.group, channels: w[1], out: w[0] / self.group, taps: w[2..].iter().product() })
+    }
+
+    /// The memory that a convolution of input 0 with input `w` needs.
+    pub(crate) fn scratch(&self, cx: &StepCx<'_>, w: usize) -> Scratch {
+        let (Some(Some(x)), Some(weights)) = (cx.inputs.first(), cx.input_shape(w)) else { return Scratch::default() };
+        match self.step(x.shape(), weights) {
+            Ok(step) if cx.is_packed(w) => Scratch {
+                shared: carved::<i32>(step.rows() * step.outputs()) + carved::<u8>(reordered(x)),
+                per_worker: packed::grain_scratch(&step.gemm(cx.level)),
+            },
+            _ => Scratch::default(),
+        }
+    }
+
+    /// Channels-last with packed weights, else row-major.
+    pub(crate) fn permute(&self, cx: &StepCx<'_>, inputs: &[Option<Order>], w: usize) -> Option<Permutation> {
+        if !cx.is_packed(w) {
+            return None;
+        }
+        let last = Order::channels_last(cx.input_shape(0)?.rank());
+        let wanted = |(i, o): (usize, &Option<Order>)| o.and_then(|_| if i == 0 { Some(last) } else { cx.input_shape(i).map(|s| Order::row_major(s.rank())) });
+        Some(Permutation { inputs: inputs.iter().enumerate().map(wanted).collect(), outputs: vec![last] })
+    }
+
+    /// Two operations for each tap and channel of each output element.
+    pub(crate) fn cost(&self, cx: &StepCx<'_>, w: usize) -> Cost {
+        let base = cx.elementwise_cost();
+        let each: usize = cx.input_shape(w).map_or(1, |w| w.get(1..).map_or(1, |d| d.iter().product()));
+        Cost { flops: 2.0 * base.flops * each as f64, ..base }
+    }
+
+    /// With packed weights: calls `finish(sums of all output channels, output)` for each output pixel.
+    pub(crate) fn run_packed<A: QuantisedElement + Number, U: Number>(
+        &self,
+        cx: &mut EvalCx<'_>,
+        (x, w, y): (View<'_, A>, &PackedBytes, &Spec),
+        weights: &Shape,
+        zeros: (&[i32], &[i32]),
+        out: &mut [U],
+        finish: &(dyn Fn(&[i32], &mut [U]) + Sync),
+    ) -> Result<(), EvalError> {
+        let step = self.step(x.shape(), weights)?;
+        let (outputs, rows, pixels) = (step.outputs(), step.rows(), step.pixels());
+        check_count(zeros.0, 1)?;
+        check_count(zeros.1, outputs)?;
+        if out.is_empty() {
+            return Ok(());
+        }
+        let short = || EvalError::Invalid("a convolution's scratch memory is too short");
+        let mut scratch = cx.scratch();
+        let sums = carve::<i32>(&mut scratch, rows * outputs).ok_or_else(short)?;
+        let image = carve::<A>(&mut scratch, if is_channels_last(x.layout()) { 0 } else { x.shape().elements() }).ok_or_else(short)?;
+        let x = if image.is_empty() {
+            x.data()
+        } else {
+            let from = x.as_slice().ok_or(EvalError::Invalid("the image is neither row-major nor channels-last"))?;
+            let (channels, plane) = (x.shape()[1], x.shape()[2..].iter().product::<usize>());
+            for (i, &v) in from.iter().enumerate() {
+                image[(i / plane / channels * plane + i % plane) * channels + i / plane % channels] = v;
+            }
+            &*image
+        };
+        let gemm = step.gemm(cx.level());
+        for group in 0..step.groups {
+            let of_group = group * step.out..(group + 1) * step.out;
+            let zeros = ZeroPoints {
+                a: ZeroPoint::All(zeros.0[0]),
+                b: if zeros.1.len() > 1 { ZeroPoint::Each(&zeros.1[of_group.clone()]) } else { ZeroPoint::All(zeros.1[0]) },
+            };
+            let b = w.0.get(group).ok_or_else(short)?.view();
+            packed::run(cx, &gemm, &step.lhs(x, group), b, &zeros, &mut sums[of_group.start..], outputs)?;
+        }
+        if !is_channels_last(&y.layout) {
+            let mut row = vec![U::default(); outputs];
+            for (r, sums) in sums.chunks_exact(outputs).enumerate() {
+                finish(sums, &mut row);
+                for (o, &v) in row.iter().enumerate() {
+                    out[(r / pixels * outputs + o) * pixels + r % pixels] = v;
+                }
+            }
+            return Ok(());
+        }
+        let each = grains::rows(rows, outputs, 2);
+        let tiles = Tiles::rows(out, outputs, each).ok_or(EvalError::Output(0))?;
+        cx.parallel(tiles.count(), |grain, _| {
+            let mut tile = tiles.claim(grain)?;
+            for i in 0..tile.rows() {
+                finish(&sums[(grain * each + i) * outputs..][..outputs], tile.row(i));
+            }
+            Some(())
+        })
+    }
+
     /// Reads the attributes.
     pub(crate) fn read(cx: &BuildCx<'_>) -> Result<Window, BuildError> {
         let group = cx.attributes.int_or("group", 1)?;
@@ -99,4 +274,9 @@ impl Window {
             Some(())
         })
     }
+}
+
+/// Elements of an image that the step itself brings to channels-last order.
+fn reordered(x: &Spec) -> usize {
+    if is_channels_last(&x.layout) { 0 } else { x.shape().elements() }
 }

@@ -1,11 +1,14 @@
 //! Products of integers with zero points: `Σ (a - a_zero)(b - b_zero)` in i32 that wraps.
 //!
-//! Plain loops, a row of the result at a time, so that additions run along contiguous memory.
+//! Stacks of left matrices that share one right matrix run as one product. A right matrix that is no constant is packed by the step.
 
-use crate::{grains, numeric::Number};
+use super::packed::{self, PackedBytes};
+use crate::carve::{carve, carved};
 use alloc::{vec, vec::Vec};
-use millstream_graph::{Dim, EvalCx, EvalError, InferCx, InferError};
-use millstream_tensor::{DType, Layout, MAX_RANK, Shape, View, broadcast, tile::Tiles};
+use millstream_gemm::{GemmError, Lhs, QuantisedElement, QuantisedGemm, QuantisedRef, ZeroPoint, ZeroPoints, quantised_packed_len};
+use millstream_graph::{Dim, EvalCx, EvalError, InferCx, InferError, Scratch, StepCx};
+use millstream_simd::Level;
+use millstream_tensor::{DType, Layout, MAX_RANK, Shape, broadcast};
 
 /// Zero points of a matrix: one for all, or one for each row (or column).
 pub(crate) fn zero_points(cx: &EvalCx<'_>, input: usize) -> Result<Vec<i32>, EvalError> {
@@ -58,57 +61,114 @@ pub(crate) fn infer_dims(cx: &InferCx<'_>, a: usize, b: usize) -> Result<Vec<Dim
     Ok(dims)
 }
 
-/// The operands of a product of stacks of matrices, with their zero points.
-pub(crate) struct Product<'a, A, B> {
-    pub(crate) a: View<'a, A>,
-    pub(crate) b: View<'a, B>,
-    /// One, or one for each row of A.
-    pub(crate) a_zero: Vec<i32>,
-    /// One, or one for each column of B.
-    pub(crate) b_zero: Vec<i32>,
+/// A product of stacks of matrices of bytes: where the matrices lie.
+pub(crate) struct Product {
+    m: usize,
+    k: usize,
+    n: usize,
+    /// Where each left matrix begins, and its steps from row to row and from column to column.
+    a: (Vec<usize>, usize, usize),
+    /// The same of the right matrices.
+    b: (Vec<usize>, usize, usize),
+    /// How many matrices were joined to one that has the rows of all.
+    joined: usize,
 }
 
-impl<A: Number, B: Number> Product<'_, A, B> {
-    /// Calls `finish(row of the matrix, sums, output row)` for each row of the result.
-    pub(crate) fn run<U: Number>(&self, cx: &EvalCx<'_>, y: &mut [U], finish: &(dyn Fn(usize, &[i32], &mut [U]) + Sync)) -> Result<(), EvalError> {
+impl Product {
+    /// The product of operands that lie so.
+    pub(crate) fn new(a: &Layout, b: &Layout) -> Result<Product, EvalError> {
         // A vector on the left is a row, on the right a column.
-        let (ra, rb) = (self.a.shape().rank(), self.b.shape().rank());
-        let (k, m) = (self.a.shape()[ra - 1], if ra > 1 { self.a.shape()[ra - 2] } else { 1 });
-        let (n, deep) = if rb > 1 { (self.b.shape()[rb - 1], self.b.shape()[rb - 2]) } else { (1, self.b.shape()[0]) };
+        let (ra, rb) = (a.shape().rank(), b.shape().rank());
+        if ra == 0 || rb == 0 {
+            return Err(EvalError::Invalid("a product of scalars is none"));
+        }
+        let (k, mut m) = (a.shape()[ra - 1], if ra > 1 { a.shape()[ra - 2] } else { 1 });
+        let (n, deep) = if rb > 1 { (b.shape()[rb - 1], b.shape()[rb - 2]) } else { (1, b.shape()[0]) };
         if deep != k {
             return Err(EvalError::Invalid("inner dims differ"));
         }
-        check_count(&self.a_zero, m)?;
-        check_count(&self.b_zero, n)?;
-        let stacks = broadcast(&self.a.shape()[..ra.saturating_sub(2)], &self.b.shape()[..rb.saturating_sub(2)])?;
-        let (a_starts, b_starts) = (starts(self.a.layout(), ra, stacks)?, starts(self.b.layout(), rb, stacks)?);
-        let (a, b) = (self.a.data(), self.b.data());
-        let a_step = (if ra > 1 { self.a.layout().strides()[ra - 2] } else { 0 }, self.a.layout().strides()[ra - 1]);
-        let b_step = if rb > 1 { (self.b.layout().strides()[rb - 2], self.b.layout().strides()[rb - 1]) } else { (self.b.layout().strides()[0], 0) };
-        let rows = grains::rows(y.len().checked_div(n).unwrap_or(0), n, k.max(1));
-        let tiles = Tiles::rows(y, n, rows).ok_or(EvalError::Output(0))?;
-        cx.parallel(tiles.count(), |grain, _| {
-            let mut tile = tiles.claim(grain)?;
-            let mut sums = vec![0i32; n];
-            for (i, y) in tile.as_slice()?.chunks_exact_mut(n).enumerate() {
-                let row = grain * rows + i;
-                let (stack, i) = (row / m, row % m);
-                let (a0, b0) = (a_starts[stack] + i * a_step.0, b_starts[stack]);
-                sums.fill(0);
-                for p in 0..k {
-                    let v = a[a0 + p * a_step.1].to_i128() as i32 - pick(&self.a_zero, i);
-                    if v == 0 {
-                        continue;
-                    }
-                    let at = b0 + p * b_step.0;
-                    for (j, sum) in sums.iter_mut().enumerate() {
-                        *sum = sum.wrapping_add(v * (b[at + j * b_step.1].to_i128() as i32 - pick(&self.b_zero, j)));
-                    }
-                }
-                finish(i, &sums, y);
-            }
-            Some(())
-        })
+        let stacks = broadcast(&a.shape()[..ra.saturating_sub(2)], &b.shape()[..rb.saturating_sub(2)])?;
+        let (mut a_starts, mut b_starts) = (starts(a, ra, stacks)?, starts(b, rb, stacks)?);
+        let row = if ra > 1 { a.strides()[ra - 2] } else { k };
+        let mut joined = 1;
+        if b_starts.iter().all(|&s| s == 0) && a_starts.iter().enumerate().all(|(i, &s)| s == i * m * row) && m > 0 && a_starts.len() > 1 {
+            joined = a_starts.len();
+            m *= joined;
+            a_starts.truncate(1);
+            b_starts.truncate(1);
+        }
+        let b_steps = if rb > 1 { (b.strides()[rb - 2], b.strides()[rb - 1]) } else { (b.strides()[0], 1) };
+        Ok(Product { m, k, n, a: (a_starts, row, a.strides()[ra - 1]), b: (b_starts, b_steps.0, b_steps.1), joined })
+    }
+
+    fn gemm(&self, level: Level) -> QuantisedGemm {
+        QuantisedGemm::new(level, self.m, self.k, self.n)
+    }
+
+    fn packing(&self, packed: bool) -> usize {
+        if packed { 0 } else { quantised_packed_len(self.k, self.n) }
+    }
+
+    /// The memory that the product of inputs `a` and `b` needs, with its sums if they are not the output.
+    pub(crate) fn scratch(cx: &StepCx<'_>, a: usize, b: usize, sums: bool) -> Scratch {
+        let layout = |i: usize| cx.inputs.get(i).and_then(|s| s.as_ref()).map(|s| s.layout);
+        let (Some(left), Some(right)) = (layout(a), layout(b)) else { return Scratch::default() };
+        let Ok(product) = Product::new(&left, &right) else { return Scratch::default() };
+        let sums = if sums { cx.outputs.first().map_or(0, |y| y.shape().elements()) } else { 0 };
+        Scratch { shared: carved::<i32>(product.packing(cx.is_packed(b))) + carved::<i32>(sums), per_worker: packed::grain_scratch(&product.gemm(cx.level)) }
+    }
+
+    /// Writes the sums of all products to `c`. `b` is read unless its packed form is given; `memory` is for packing it.
+    pub(crate) fn run<A: QuantisedElement + Sync, B: Packable>(
+        &self,
+        cx: &EvalCx<'_>,
+        (a, b): (&[A], &[B]),
+        weights: Option<&PackedBytes>,
+        (a_zero, b_zero): (&[i32], &[i32]),
+        memory: &mut &mut [u8],
+        c: &mut [i32],
+    ) -> Result<(), EvalError> {
+        let rows = self.m / self.joined;
+        check_count(a_zero, rows)?;
+        check_count(b_zero, self.n)?;
+        if c.is_empty() {
+            return Ok(());
+        }
+        let gemm = self.gemm(cx.level());
+        let memory: &mut [i32] = carve(memory, self.packing(weights.is_some())).ok_or(EvalError::Invalid("a product's scratch memory is too short"))?;
+        let each_row: Vec<i32> = if a_zero.len() > 1 { a_zero.iter().copied().cycle().take(self.m).collect() } else { vec![] };
+        let zeros = ZeroPoints {
+            a: if a_zero.len() > 1 { ZeroPoint::Each(&each_row) } else { ZeroPoint::All(a_zero[0]) },
+            b: if b_zero.len() > 1 { ZeroPoint::Each(b_zero) } else { ZeroPoint::All(b_zero[0]) },
+        };
+        for ((&a0, &b0), c) in self.a.0.iter().zip(&self.b.0).zip(c.chunks_exact_mut(self.m * self.n)) {
+            let lhs = Lhs::Strided { data: a.get(a0..).unwrap_or_default(), row_stride: self.a.1, col_stride: self.a.2 };
+            let right = match weights.and_then(|w| w.0.first()) {
+                Some(w) => w.view(),
+                None => B::pack(b.get(b0..).unwrap_or_default(), self.b.1, self.b.2, self.k, self.n, memory)
+                    .map_err(|_| EvalError::Invalid("the dims of a product do not fit its operands"))?,
+            };
+            packed::run(cx, &gemm, &lhs, right, &zeros, c, self.n)?;
+        }
+        Ok(())
+    }
+}
+
+/// A byte of a right operand.
+pub(crate) trait Packable: Copy {
+    /// Packs a k × n matrix into `memory`.
+    fn pack<'m>(data: &[Self], row: usize, col: usize, k: usize, n: usize, memory: &'m mut [i32]) -> Result<QuantisedRef<'m>, GemmError>;
+}
+
+impl Packable for u8 {
+    fn pack<'m>(data: &[u8], row: usize, col: usize, k: usize, n: usize, memory: &'m mut [i32]) -> Result<QuantisedRef<'m>, GemmError> {
+        QuantisedRef::pack_u8(data, row, col, k, n, memory)
+    }
+}
+
+impl Packable for i8 {
+    fn pack<'m>(data: &[i8], row: usize, col: usize, k: usize, n: usize, memory: &'m mut [i32]) -> Result<QuantisedRef<'m>, GemmError> {
+        QuantisedRef::pack_i8(data, row, col, k, n, memory)
     }
 }
 

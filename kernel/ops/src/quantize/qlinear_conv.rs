@@ -2,12 +2,15 @@
 
 use super::{
     convolution::{ATTRIBUTES, Window},
+    packed::{PackedBytes, Rescale},
     product::{check_count, pick, zero_points},
-    qlinear_matmul::{requantise, scales},
+    qlinear_matmul::{bytes_of, scales},
 };
-use alloc::{boxed::Box, vec::Vec};
-use millstream_graph::{Arity, BuildCx, EvalCx, EvalError, Fact, InferCx, InferError, Op, OpDef};
-use millstream_tensor::DType;
+use crate::conv::conv::Conv;
+use alloc::{boxed::Box, format, string::String, sync::Arc, vec, vec::Vec};
+use millstream_gemm::Activation;
+use millstream_graph::{Arity, BuildCx, Cost, EvalCx, EvalError, Fact, InferCx, InferError, Op, OpDef, Packed, Permutation, PrepackCx, Scratch, StepCx};
+use millstream_tensor::{DType, Order, TensorError, TensorView};
 
 /// The operator's schema.
 pub const DEF: OpDef = OpDef {
@@ -51,14 +54,56 @@ impl Op for QLinearConv {
         if bias.as_ref().is_some_and(|b| b.len() != outputs) {
             return Err(EvalError::Invalid("the bias has not one element for each output channel"));
         }
-        by_dtype!(bytes, cx.dtype(0)?, A => by_dtype!(bytes, cx.dtype(3)?, B => by_dtype!(bytes, spec.dtype, U => {
-            let (x, w) = (cx.input::<A>(0)?, cx.input::<B>(3)?);
-            let y = cx.output::<U>(0)?.into_data();
-            self.window.run(cx, x, w, (&x_zero, &w_zero), y, &|o, sum| {
-                let sum = sum.wrapping_add(bias.as_ref().map_or(0, |b| b[o]));
-                requantise(sum, x_scale[0] * pick(&w_scale, o) / y_scale[0], y_zero[0])
-            })
-        })))
+        let rescale = Rescale {
+            bias: bias.unwrap_or_else(|| vec![0; outputs]),
+            scale: (0..outputs).map(|o| x_scale[0] * pick(&w_scale, o) / y_scale[0]).collect(),
+            zero: y_zero[0],
+            to: spec.dtype,
+        };
+        let (level, weights) = (cx.level(), cx.spec(3).ok_or(EvalError::MissingInput(3))?);
+        let packed = cx.packed::<PackedBytes>(3);
+        let y = bytes_of(cx)?;
+        by_dtype!(bytes, cx.dtype(0)?, A => {
+            let x = cx.input::<A>(0)?;
+            match packed {
+                Some(w) => {
+                    self.window.run_packed(cx, (x, w, &spec), weights.shape(), (&x_zero, &w_zero), y, &|sums, y| rescale.row(level, sums, y))
+                }
+                None => by_dtype!(bytes, weights.dtype, B => {
+                    self.window.run(cx, x, cx.input::<B>(3)?, (&x_zero, &w_zero), y, &|o, sum| rescale.one(o, sum))
+                }),
+            }
+        })
+    }
+
+    fn scratch(&self, cx: &StepCx<'_>) -> Scratch {
+        self.window.scratch(cx, 3)
+    }
+
+    fn prepack(&self, input: usize, weight: TensorView<'_>, _: &PrepackCx<'_>) -> Result<Option<Arc<dyn Packed>>, TensorError> {
+        if input != 3 {
+            return Ok(None);
+        }
+        Ok(PackedBytes::filters(weight, self.window.group())?.map(|p| Arc::new(p) as Arc<dyn Packed>))
+    }
+
+    fn permute(&self, cx: &StepCx<'_>, inputs: &[Option<Order>]) -> Option<Permutation> {
+        self.window.permute(cx, inputs, 3)
+    }
+
+    fn cost(&self, cx: &StepCx<'_>) -> Cost {
+        self.window.cost(cx, 3)
+    }
+
+    fn kernel(&self, cx: &StepCx<'_>) -> String {
+        if cx.is_packed(3) { format!("integer-window-gemm-{}", cx.level) } else { String::from("integer-conv-direct") }
+    }
+}
+
+impl QLinearConv {
+    /// The quantised form of an f32 convolution; `None` if something is fused into it.
+    pub fn from_conv(conv: &Conv) -> Option<QLinearConv> {
+        (!conv.has_residual() && conv.activation() == Activation::None).then(|| QLinearConv { window: Window::of(conv) })
     }
 }
 
@@ -66,7 +111,6 @@ impl Op for QLinearConv {
 mod tests {
     use super::*;
     use crate::testing::{Case, Tolerance, from_reals, reals, spread, t};
-    use alloc::vec;
     use millstream_tensor::Tensor;
 
     /// Kernels of one pixel.
@@ -81,7 +125,8 @@ mod tests {
             let each = |v: &[f64]| v[if v.len() == 1 { 0 } else { o }];
             let sum: f64 = (0..xs[1]).map(|c| (v[0][(n * xs[1] + c) * plane + p] - v[2][0]) * (v[3][o * xs[1] + c] - each(&v[5]))).sum();
             let sum = sum + bias.as_ref().map_or(0.0, |b| b[o]);
-            (f64::from((sum * (v[1][0] * each(&v[4]) / v[6][0])) as f32).round_ties_even() + v[7][0]).clamp(low, high)
+            let scale = v[1][0] as f32 * each(&v[4]) as f32 / v[6][0] as f32;
+            (f64::from((sum as f32 * scale).round_ties_even()) + v[7][0]).clamp(low, high)
         });
         vec![from_reals(case.tensor(7).dtype(), &[xs[0], outputs, xs[2], xs[3]], &y.collect::<Vec<f64>>())]
     }
@@ -101,6 +146,8 @@ mod tests {
 
     op_tests! { DEF, reference, Tolerance::EXACT;
         plain => case();
+        weight => case().constant(3);
+        weight_with_bias => case().input(t(&[2], &[1000i32, -2000])).constant(3);
         with_bias => case().input(t(&[2], &[1000i32, -2000]));
     }
 }

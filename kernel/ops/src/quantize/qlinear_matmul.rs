@@ -3,13 +3,13 @@
 //! Sums of (a - a_zero)(b - b_zero) are exact; one rounding (ties to even) makes the result.
 
 use super::{
-    linear::bounds,
+    packed::{PackedBytes, Rescale},
     product::{Product, check_count, infer_dims, pick, zero_points},
 };
-use crate::numeric::Number;
-use alloc::{boxed::Box, vec, vec::Vec};
-use millstream_graph::{Arity, BuildCx, EvalCx, EvalError, Fact, InferCx, InferError, Op, OpDef};
-use millstream_tensor::{DType, Element};
+use crate::{carve::carve, grains, numeric::Number};
+use alloc::{boxed::Box, format, string::String, sync::Arc, vec, vec::Vec};
+use millstream_graph::{Arity, BuildCx, EvalCx, EvalError, Fact, InferCx, InferError, Op, OpDef, Packed, PrepackCx, Scratch, StepCx};
+use millstream_tensor::{DType, TensorError, TensorView, tile::Tiles};
 
 /// The operator's schema.
 pub const DEF: OpDef = OpDef {
@@ -29,15 +29,8 @@ pub const DEF: OpDef = OpDef {
 pub struct QLinearMatMul;
 
 /// The scales of an input, of any float type.
-pub(crate) fn scales(cx: &EvalCx<'_>, input: usize) -> Result<Vec<f64>, EvalError> {
-    by_dtype!(floats, cx.dtype(input)?, T => Ok(cx.input::<T>(input)?.iter().map(Number::to_f64).collect()))
-}
-
-/// A sum scaled, rounded and saturated.
-#[inline(always)]
-pub(crate) fn requantise<U: Number>(sum: i32, scale: f64, zero: i32) -> U {
-    let (low, high) = bounds(<U as Element>::DTYPE);
-    U::from_f64((libm::rint(f64::from((f64::from(sum) * scale) as f32)) + f64::from(zero)).clamp(low, high))
+pub(crate) fn scales(cx: &EvalCx<'_>, input: usize) -> Result<Vec<f32>, EvalError> {
+    by_dtype!(floats, cx.dtype(input)?, T => Ok(cx.input::<T>(input)?.iter().map(|x| Number::to_f64(x) as f32).collect()))
 }
 
 impl Op for QLinearMatMul {
@@ -58,22 +51,68 @@ impl Op for QLinearMatMul {
         let m = if rank > 1 { spec.shape()[rank - 2] } else { 1 };
         [(&a_scale, m), (&b_scale, n), (&y_scale, m)].into_iter().try_for_each(|(s, n)| check_count(s, n))?;
         check_count(&y_zero, m)?;
-        by_dtype!(bytes, cx.dtype(0)?, A => by_dtype!(bytes, cx.dtype(3)?, B => by_dtype!(bytes, spec.dtype, U => {
-            let product = Product { a: cx.input::<A>(0)?, b: cx.input::<B>(3)?, a_zero, b_zero };
-            let y = cx.output::<U>(0)?.into_data();
-            product.run(cx, y, &|i, sums, y| {
-                for (j, (y, &sum)) in y.iter_mut().zip(sums).enumerate() {
-                    let scale = pick(&a_scale, i) * pick(&b_scale, j) / pick(&y_scale, i);
-                    *y = requantise(sum, scale, pick(&y_zero, i));
-                }
-            })
-        })))
+        let rescale = |i: usize| Rescale {
+            bias: vec![0; n],
+            scale: (0..n).map(|j| pick(&a_scale, i) * pick(&b_scale, j) / pick(&y_scale, i)).collect(),
+            zero: pick(&y_zero, i),
+            to: spec.dtype,
+        };
+        // One for all rows, or one for each row of a matrix.
+        let rows = if a_scale.len().max(y_scale.len()).max(y_zero.len()) > 1 { m } else { 1 };
+        let rescales: Vec<Rescale> = (0..rows).map(rescale).collect();
+        let mut scratch = cx.scratch();
+        let sums = carve::<i32>(&mut scratch, spec.shape().elements()).ok_or(EvalError::Invalid("a product's scratch memory is too short"))?;
+        let weights = cx.packed::<PackedBytes>(3);
+        by_dtype!(bytes, cx.dtype(0)?, A => by_dtype!(bytes, cx.dtype(3)?, B => {
+            let a = cx.input::<A>(0)?;
+            let b = if weights.is_some() { &[][..] } else { cx.input::<B>(3)?.data() };
+            let product = Product::new(a.layout(), &cx.spec(3).ok_or(EvalError::MissingInput(3))?.layout)?;
+            product.run(cx, (a.data(), b), weights, (&a_zero, &b_zero), &mut scratch, sums)
+        }))?;
+        let y = bytes_of(cx)?;
+        if y.is_empty() {
+            return Ok(());
+        }
+        let (level, each) = (cx.level(), grains::rows(y.len() / n, n, 2));
+        let tiles = Tiles::rows(y, n, each).ok_or(EvalError::Output(0))?;
+        cx.parallel(tiles.count(), |grain, _| {
+            let mut tile = tiles.claim(grain)?;
+            for i in 0..tile.rows() {
+                let row = grain * each + i;
+                rescales.get(row % rows)?.row(level, &sums[row * n..][..n], tile.row(i));
+            }
+            Some(())
+        })
+    }
+
+    fn scratch(&self, cx: &StepCx<'_>) -> Scratch {
+        Product::scratch(cx, 0, 3, true)
+    }
+
+    fn prepack(&self, input: usize, weight: TensorView<'_>, _: &PrepackCx<'_>) -> Result<Option<Arc<dyn Packed>>, TensorError> {
+        if input != 3 {
+            return Ok(None);
+        }
+        Ok(PackedBytes::matrix(weight)?.map(|p| Arc::new(p) as Arc<dyn Packed>))
+    }
+
+    fn kernel(&self, cx: &StepCx<'_>) -> String {
+        format!("integer-gemm{}-{}", if cx.is_packed(3) { "" } else { "-packing" }, cx.level)
+    }
+}
+
+/// The memory of output 0, of u8 or i8, as bytes.
+pub(crate) fn bytes_of<'a>(cx: &mut EvalCx<'a>) -> Result<&'a mut [u8], EvalError> {
+    match cx.output_spec(0).ok_or(EvalError::Output(0))?.dtype {
+        DType::U8 => Ok(cx.output::<u8>(0)?.into_data()),
+        _ => Ok(bytemuck::cast_slice_mut(cx.output::<i8>(0)?.into_data())),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::quantize::linear::bounds;
     use crate::testing::{Case, Tolerance, from_reals, reals, spread, t};
     use millstream_tensor::Tensor;
 
@@ -84,8 +123,8 @@ mod tests {
         let (low, high) = bounds(case.tensor(7).dtype());
         let cell = |i: usize, j: usize| {
             let sum: f64 = (0..k).map(|p| (v[0][i * k + p] - v[2][0]) * (v[3][p * n + j] - v[5][if v[5].len() == 1 { 0 } else { j }])).sum();
-            let scale = v[1][0] * v[4][if v[4].len() == 1 { 0 } else { j }] / v[6][0];
-            (f64::from((sum * scale) as f32).round_ties_even() + v[7][0]).clamp(low, high)
+            let scale = v[1][0] as f32 * v[4][if v[4].len() == 1 { 0 } else { j }] as f32 / v[6][0] as f32;
+            (f64::from((sum as f32 * scale).round_ties_even()) + v[7][0]).clamp(low, high)
         };
         let y: Vec<f64> = (0..m * n).map(|c| cell(c / n, c % n)).collect();
         vec![from_reals(case.tensor(7).dtype(), &[m, n], &y)]
@@ -96,5 +135,7 @@ mod tests {
             spread(DType::U8, &[7, 9], 250.0, 2), t(&[], &[0.02f32]), t(&[], &[100u8]), t(&[], &[0.05f32]), t(&[], &[118u8])]);
         by_column => Case::new([spread(DType::I8, &[5, 7], 120.0, 1), t(&[], &[0.01f32]), t(&[], &[3i8]),
             spread(DType::I8, &[7, 2], 120.0, 2), t(&[2], &[0.02f32, 0.03]), t(&[2], &[1i8, 2]), t(&[], &[0.5f32]), t(&[], &[-8i8])]);
+        weight => Case::new([spread(DType::U8, &[9, 70], 250.0, 1), t(&[], &[0.01f32]), t(&[], &[120u8]),
+            spread(DType::I8, &[70, 40], 120.0, 2), t(&[], &[0.02f32]), t(&[], &[1i8]), t(&[], &[0.5f32]), t(&[], &[118u8])]).constant(3);
     }
 }
