@@ -91,6 +91,8 @@ impl<'g> Rewrite<'g> {
     /// Makes all readers of `old` read `new`. What the model calls `old` keeps its name: outputs are known by it.
     pub(crate) fn replace(&mut self, old: ValueId, new: ValueId) {
         self.touched.extend_from_slice(self.graph.value(old).consumers());
+        // Whoever made `old` may have no reader left, nor those that only it read.
+        self.touched.extend(self.graph.producer(old).map(|(id, _)| id));
         if self.graph.fact(new).is_none() {
             let fact = self.graph.fact(old).cloned();
             self.graph.set_fact(new, fact);
