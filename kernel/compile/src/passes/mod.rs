@@ -11,6 +11,7 @@ mod gates;
 mod gelu;
 mod identity;
 mod product;
+mod qdq;
 mod rewrite;
 
 use alloc::{collections::VecDeque, vec, vec::Vec};
@@ -28,7 +29,10 @@ pub(crate) trait Rule: Sync {
     fn apply(&self, node: NodeId, rewrite: &mut Rewrite<'_>) -> bool;
 }
 
-/// Every rule, in the order in which they are tried.
+/// Rules that recognise operators on dequantised values: they run to rest before constants are folded.
+const QUANTISED: &[&dyn Rule] = &[&qdq::Quantised];
+
+/// Every other rule, in the order in which they are tried.
 const RULES: &[&dyn Rule] = &[
     &fold::FoldConstants,
     &identity::DropIdentity,
@@ -45,7 +49,7 @@ const RULES: &[&dyn Rule] = &[
 
 /// The names of all rules.
 pub fn rules() -> impl Iterator<Item = &'static str> {
-    RULES.iter().map(|r| r.name())
+    QUANTISED.iter().chain(RULES).map(|r| r.name())
 }
 
 /// Which rules run.
@@ -104,7 +108,8 @@ fn simplify_body(graph: &mut Graph, options: &Options, errors: &mut Vec<NodeErro
             errors.push(NodeError { path: node.path.clone(), op: node.op_name.clone(), error });
         }
     }
-    rewrite_to_rest(graph, options);
+    rewrite_to_rest(graph, QUANTISED, options);
+    rewrite_to_rest(graph, RULES, options);
     for id in graph.nodes().filter(|(_, n)| !n.subgraphs.is_empty()).map(|(id, _)| id).collect::<Vec<_>>() {
         simplify_subgraphs(graph, id, options, errors);
     }
@@ -112,8 +117,8 @@ fn simplify_body(graph: &mut Graph, options: &Options, errors: &mut Vec<NodeErro
 }
 
 /// Offers nodes to rules until none applies.
-fn rewrite_to_rest(graph: &mut Graph, options: &Options) {
-    let rules: Vec<&dyn Rule> = RULES.iter().copied().filter(|r| !options.without.contains(&r.name())).collect();
+fn rewrite_to_rest(graph: &mut Graph, rules: &[&'static dyn Rule], options: &Options) {
+    let rules: Vec<&dyn Rule> = rules.iter().copied().filter(|r| !options.without.contains(&r.name())).collect();
     let mut queue: VecDeque<NodeId> = graph.topological_order().unwrap_or_default().into();
     let mut queued: Vec<bool> = vec![true; queue.len()];
     while let Some(id) = queue.pop_front() {
