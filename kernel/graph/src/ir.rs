@@ -321,6 +321,11 @@ impl Graph {
         }
     }
 
+    /// Gives a value another name.
+    pub fn rename(&mut self, id: ValueId, name: Arc<str>) {
+        self.values[id.0 as usize].name = name;
+    }
+
     /// Makes all readers of `old` (nodes, captures, graph outputs) read `new`.
     pub fn replace_uses(&mut self, old: ValueId, new: ValueId) {
         let readers = core::mem::take(&mut self.values[old.0 as usize].consumers);

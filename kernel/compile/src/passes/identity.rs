@@ -18,8 +18,9 @@ impl Rule for DropIdentity {
             (Some(a), Some(b)) => is_identity(node, a, b),
             _ => false,
         };
-        // A graph output keeps a producer of its own name, unless that is another node of the graph.
-        let is_output = rewrite.graph().outputs().contains(&output) && rewrite.graph().producer(input).is_none();
+        // An output of the graph needs a producer that can take its name.
+        let outputs = rewrite.graph().outputs();
+        let is_output = outputs.contains(&output) && (outputs.contains(&input) || rewrite.graph().producer(input).is_none());
         if !unchanged || is_output {
             return false;
         }

@@ -88,7 +88,7 @@ impl<'g> Rewrite<'g> {
         out
     }
 
-    /// Makes all readers of `old` read `new`. What the model calls `old` keeps its name: outputs are known by it.
+    /// Makes all readers of `old` read `new`. If `old` is an output of the graph, `new` takes its name, by which callers know it.
     pub(crate) fn replace(&mut self, old: ValueId, new: ValueId) {
         self.touched.extend_from_slice(self.graph.value(old).consumers());
         // Whoever made `old` may have no reader left, nor those that only it read.
@@ -96,6 +96,10 @@ impl<'g> Rewrite<'g> {
         if self.graph.fact(new).is_none() {
             let fact = self.graph.fact(old).cloned();
             self.graph.set_fact(new, fact);
+        }
+        if self.graph.outputs().contains(&old) {
+            let name = self.graph.value(old).name.clone();
+            self.graph.rename(new, name);
         }
         self.graph.replace_uses(old, new);
     }
