@@ -2,7 +2,7 @@
 //!
 //! - [`simplify`] rewrites a graph by rules: what every backend gets.
 //! - [`Template`] is the CPU's own lowering of a simplified graph: operators fused, constants packed. It is made once.
-//! - [`Template::bind`] makes a [`Plan`] for concrete inputs: shapes inferred, memory orders chosen, buffers placed.
+//! - [`Template::bind`] makes a [`Plan`](millstream_engine::Plan) for concrete inputs: shapes inferred, memory orders chosen, buffers placed.
 //! - [`planner`] places buffers by live range, for whoever has some.
 //!
 //! Invariants: binding is deterministic; buffers that are live at the same time never overlap; `plan_bytes` is what a run

@@ -1,7 +1,7 @@
 //! millstream's operators: one file each, in the folder of its family, and one word in the list below.
 //!
 //! An operator's file holds, in this order: what it computes and how; `DEF`, its schema and constructor; the operator with
-//! `infer` and `eval`; the fast kernel; and, for tests, an obvious `reference` with cases for [`op_tests!`].
+//! `infer` and `eval`; the fast kernel; and, for tests, an obvious `reference` with cases for `op_tests!`.
 //! `docs/adding-an-operator.md` walks through one.
 //!
 //! Conventions: floats are computed as f32 (f64 for f64); f16 and bf16 are widened, computed, and rounded once.

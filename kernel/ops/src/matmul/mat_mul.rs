@@ -1,6 +1,6 @@
 //! `MatMul`: NumPy's product of stacks of matrices. Leading axes broadcast; a vector is a row on the left, a column on the right.
 //!
-//! f32 runs as packed products ([`super::batched`]), operands in whatever memory order they come; other types run as loops.
+//! f32 runs as packed products (the module `batched`), operands in whatever memory order they come; other types run as loops.
 //! The fused form sees its operands through permutations of their axes (so that no transpose runs before it), scales the
 //! product, adds a bias and a residual, applies an activation, and permutes its output.
 
