@@ -1,2 +1,8 @@
-//! Tests that span crates live in `tests/` of this package; the library itself is empty.
+//! Tests that span crates live in `tests/` of this package; the library holds what several of them need.
+//!
+//! - [`language`] is the embedded model with the fixture that says what ONNX Runtime computes of it.
+//! - [`single`] builds models of one operator, for suites that every backend must pass.
 #![forbid(unsafe_code)]
+
+pub mod language;
+pub mod single;

@@ -28,9 +28,6 @@ pub(super) fn select(site: &Site<'_>) -> Option<Direct> {
         });
     }
     let gather = site.op.downcast_ref::<Gather>()?;
-    if !matches!(site.input(1)?.dtype, millstream_tensor::DType::I64) {
-        return None;
-    }
     let axis = InferCx::axis(gather.axis(), rank).ok()?;
     let indices = site.input(1)?.bytes();
     Direct::new(2 * indices + site.input(0)?.bytes(), move |x| {
@@ -43,7 +40,11 @@ pub(super) fn select(site: &Site<'_>) -> Option<Direct> {
 /// Indices as a vector, counted from the front; an error if one is out of range.
 fn from_front(indices: &Tensor, extent: usize) -> Result<Tensor> {
     let n = extent as i64;
-    let mut picks = indices.flatten_all()?.to_dtype(DType::I64)?.to_vec1::<i64>()?;
+    let indices = indices.flatten_all()?;
+    let mut picks: Vec<i64> = match indices.dtype() {
+        DType::I32 => indices.to_vec1::<i32>()?.into_iter().map(i64::from).collect(),
+        _ => indices.to_vec1()?,
+    };
     for p in &mut picks {
         if *p < 0 {
             *p += n;
