@@ -151,7 +151,8 @@ pub fn cases() -> Vec<Case> {
     let rows = || noise(&[3, 5, 16], 2);
     let unary = |name, op| Case::new(name, op, [rows()]);
     let broadcast = |name, op| Case::new(name, op, [rows(), positive(&[5, 1], 3)]);
-    let conv = |name, channels: usize, kernel: usize| Case::new(name, "Conv", [image(), noise(&[8, channels, kernel, kernel], 4), noise(&[8], 5)]).constants_from(1);
+    let conv =
+        |name, channels: usize, kernel: usize| Case::new(name, "Conv", [image(), noise(&[8, channels, kernel, kernel], 4), noise(&[8], 5)]).constants_from(1);
     let scale = |values: &[f32]| Tensor::from_slice(&[], values).expect("a scalar");
     vec![
         broadcast("add", "Add"),
