@@ -60,9 +60,9 @@ pub trait Op: Any + Debug + Send + Sync {
         cx.elementwise_cost()
     }
 
-    /// The name of the kernel that a step of these shapes runs, for people who read plans.
+    /// The name of the kernel that a step of these shapes runs, for people who read plans. Operators of one kernel need none.
     fn kernel(&self, _cx: &StepCx<'_>) -> String {
-        String::from("reference")
+        String::from("default")
     }
 
     /// False for operators whose outputs are not a function of their inputs (random numbers): they are never folded.

@@ -7,7 +7,6 @@
 //! Both see values as indices into one flat table, whatever subgraph they come from.
 
 mod control;
-mod copy;
 mod layout;
 mod trace;
 

@@ -1,10 +1,11 @@
 //! First half of binding: facts flow, known values vanish, control flow is laid flat, memory orders are chosen.
 
-use super::{ProtoGuard, ProtoStep, Val, ValKind, copy::Reorder};
+use super::{ProtoGuard, ProtoStep, Val, ValKind};
 use crate::program::{NodeKey, Program};
 use alloc::{boxed::Box, collections::BTreeMap, collections::BTreeSet, format, string::String, sync::Arc, vec, vec::Vec};
 use millstream_engine::{RunError, ShapeError};
 use millstream_graph::{Fact, InferError, Node, Spec, StepCx, ValueId, infer_node};
+use millstream_ops::movement::transpose::Transpose;
 use millstream_simd::Level;
 use millstream_tensor::{Layout, Order, Shape, Tensor};
 
@@ -44,7 +45,7 @@ pub(super) struct Tracer<'p> {
     /// The flat index of each graph's values, where they exist in this segment.
     pub(super) table: Vec<BTreeMap<ValueId, usize>>,
     pub(super) done: BTreeSet<NodeKey>,
-    /// Copies made by `Reorder`, by value and order.
+    /// Copies that were made, by value and order.
     pub(super) reordered: BTreeMap<(usize, Vec<usize>), usize>,
     /// The graph inputs that each value depends on, for `wanted_inputs`.
     pub(super) origins: Vec<BTreeSet<usize>>,
@@ -240,11 +241,20 @@ impl Tracer<'_> {
         copy
     }
 
-    /// Adds a step that copies one value's elements to another.
+    /// Adds a step that copies one value's elements to another, which may lie in another memory order.
     pub(super) fn copy_into(&mut self, from: usize, to: usize) {
         let path: Arc<str> = self.out.steps.last().map_or_else(|| "input".into(), |s| s.path.clone());
+        let rank = self.out.vals[from].fact.rank();
         let (inputs, outputs) = (vec![Some(from)], vec![Some(to)]);
-        self.out.steps.push(ProtoStep { node: None, path, name: "Reorder".into(), op: Arc::new(Reorder), inputs, outputs, guard: self.guard });
+        self.out.steps.push(ProtoStep {
+            node: None,
+            path,
+            name: "Reorder".into(),
+            op: Arc::new(Transpose::identity(rank)),
+            inputs,
+            outputs,
+            guard: self.guard,
+        });
     }
 
     /// Asks the operator which memory orders it wants and gives, and brings its inputs into them.

@@ -3,7 +3,7 @@
 //! With scale s and shift t of output channel c: s·(W∗x + b) + t = (s·W)∗x + (s·b + t). The products are rounded once in
 //! f32, so results differ from the unfolded ones by rounding only.
 
-use super::{Rewrite, Rule, gelu::other_operand};
+use super::{Rewrite, Rule, rewrite::other_operand};
 use alloc::{vec, vec::Vec};
 use millstream_gemm::Activation;
 use millstream_graph::{NodeId, ValueId};

@@ -1,6 +1,6 @@
 //! Fuses what follows a product into it: a residual, then an activation, applied while the result is in registers.
 
-use super::{Rewrite, Rule, gelu::other_operand};
+use super::{Rewrite, Rule, rewrite::other_operand};
 use alloc::{sync::Arc, vec::Vec};
 use millstream_gemm::Activation;
 use millstream_graph::{Node, NodeId, Op, ValueId};

@@ -1,6 +1,6 @@
 //! Recognises gates as exporters spell them: HardSigmoid, HardSwish and SiLU.
 
-use super::{Rewrite, Rule, gelu::other_operand};
+use super::{Rewrite, Rule, rewrite::other_operand};
 use alloc::{sync::Arc, vec};
 use millstream_graph::{Node, NodeId, Op, ValueId};
 use millstream_ops::elementwise::{add::Add, clip::Clip, div::Div, hard_sigmoid::HardSigmoid, hard_swish::HardSwish, mul::Mul, sigmoid::Sigmoid, swish::Swish};

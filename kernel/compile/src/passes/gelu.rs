@@ -1,9 +1,9 @@
 //! Recognises GELU as exporters spell it: x · ½ · (1 + erf(x / √2)), the factors in any order.
 
-use super::{Rewrite, Rule};
+use super::{Rewrite, Rule, rewrite::other_operand};
 use alloc::{sync::Arc, vec};
 use core::f32::consts::{FRAC_1_SQRT_2, SQRT_2};
-use millstream_graph::{Node, NodeId, ValueId};
+use millstream_graph::{NodeId, ValueId};
 use millstream_ops::elementwise::{add::Add, div::Div, erf::Erf, gelu::Gelu, mul::Mul};
 
 /// Replaces the five nodes around an `Erf` by one `Gelu`.
@@ -53,13 +53,4 @@ fn scaled(rewrite: &Rewrite<'_>, value: ValueId) -> Option<ValueId> {
     let by_division = node.op.downcast_ref::<Div>().is_some() && near(c, SQRT_2) && node.input(0) == Some(x);
     let by_product = node.op.downcast_ref::<Mul>().is_some() && near(c, FRAC_1_SQRT_2);
     (by_division || by_product).then_some(x)
-}
-
-/// The operand of a binary node that is not `one`.
-pub(crate) fn other_operand(node: &Node, one: ValueId) -> Option<ValueId> {
-    match (node.input(0)?, node.input(1)?) {
-        (a, b) if a == one => Some(b),
-        (a, b) if b == one => Some(a),
-        _ => None,
-    }
 }

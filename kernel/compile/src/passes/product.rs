@@ -1,6 +1,6 @@
 //! Fuses what stands around a product of matrices into it: a bias, a factor, and transposes of its operands and its result.
 
-use super::{Rewrite, Rule, gelu::other_operand};
+use super::{Rewrite, Rule, rewrite::other_operand};
 use alloc::{sync::Arc, vec, vec::Vec};
 use millstream_gemm::Activation;
 use millstream_graph::{NodeId, ValueId};

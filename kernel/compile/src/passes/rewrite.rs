@@ -128,3 +128,12 @@ impl<'g> Rewrite<'g> {
         near
     }
 }
+
+/// The operand of a binary node that is not `one`.
+pub(crate) fn other_operand(node: &Node, one: ValueId) -> Option<ValueId> {
+    match (node.input(0)?, node.input(1)?) {
+        (a, b) if a == one => Some(b),
+        (a, b) if b == one => Some(a),
+        _ => None,
+    }
+}

@@ -43,6 +43,11 @@ impl Transpose {
         }
     }
 
+    /// The transposition of this rank that keeps every axis: a copy from one memory order to another.
+    pub fn identity(rank: usize) -> Transpose {
+        Transpose { perm: Some((0..rank).collect()) }
+    }
+
     /// A transposition whose output axis i is input axis `perm[i]`; `None` unless `perm` is a permutation.
     pub fn new(perm: &[usize]) -> Option<Transpose> {
         Order::from_axes(perm).map(|_| Transpose { perm: Some(perm.to_vec()) })

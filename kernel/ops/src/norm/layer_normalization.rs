@@ -76,7 +76,7 @@ mod tests {
         let (scale, bias) = (stretch(1, 1.0), stretch(2, 0.0));
         let (mut y, mut means, mut inverses) = (reals(x), vec![], vec![]);
         for (r, row) in y.chunks_exact_mut(n.max(1)).enumerate() {
-            let mean = if true { row.iter().sum::<f64>() / n as f64 } else { 0.0 };
+            let mean = row.iter().sum::<f64>() / n as f64;
             let square = row.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / n as f64;
             let inverse = 1.0 / (square + case.float_or("epsilon", 1e-5)).sqrt();
             row.iter_mut().enumerate().for_each(|(i, x)| *x = (*x - mean) * inverse * scale[r * n + i] + bias[r * n + i]);

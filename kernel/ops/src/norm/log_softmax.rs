@@ -20,7 +20,7 @@ pub const DEF: OpDef = OpDef {
     build: |cx: &BuildCx<'_>| Ok(Box::new(LogSoftmax { axis: Axis::build(cx)? })),
 };
 
-/// X - ln Σ eˣ along an axis, with the greatest element taken out of the powers.
+/// `x - ln Σ eˣ` along an axis, with the greatest element taken out of the powers.
 #[derive(Debug, Clone, Copy)]
 pub struct LogSoftmax {
     /// The axis.

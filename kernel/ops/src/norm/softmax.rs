@@ -20,7 +20,7 @@ pub const DEF: OpDef = OpDef {
     build: |cx: &BuildCx<'_>| Ok(Box::new(Softmax { axis: Axis::build(cx)? })),
 };
 
-/// Eˣ / Σ eˣ along an axis, with the greatest element taken out of the powers so that none overflows.
+/// `eˣ / Σ eˣ` along an axis, with the greatest element taken out of the powers so that none overflows.
 #[derive(Debug, Clone, Copy)]
 pub struct Softmax {
     /// The axis.
