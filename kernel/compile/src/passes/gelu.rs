@@ -34,7 +34,7 @@ fn find(rewrite: &Rewrite<'_>) -> Option<(ValueId, ValueId)> {
     // What is left are two products, of the sum with x and ½ in either order, or with x · ½.
     let (_, first) = rewrite.only_reader(sum.output(0)?).filter(|(_, n)| n.op.downcast_ref::<Mul>().is_some())?;
     let other = other_operand(first, sum.output(0)?)?;
-    let is_half = |v| rewrite.scalar(v) == Some(0.5);
+    let is_half = |v| rewrite.scalar_beside(v, x) == Some(0.5);
     if let Some((_, half_x, _)) = rewrite.producer::<Mul>(other)
         && rewrite.with_scalar(half_x) == Some((x, 0.5))
     {

@@ -10,6 +10,7 @@ mod fold;
 mod gates;
 mod gelu;
 mod identity;
+mod layer_norm;
 mod product;
 mod qdq;
 mod rewrite;
@@ -38,6 +39,7 @@ const RULES: &[&dyn Rule] = &[
     &identity::DropIdentity,
     &conv_scale::FoldIntoConv,
     &gelu::RecogniseGelu,
+    &layer_norm::RecogniseLayerNorm,
     &gates::RecogniseHardSwish,
     &gates::RecogniseSilu,
     &product::FuseTranspose,

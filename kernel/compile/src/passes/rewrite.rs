@@ -45,7 +45,7 @@ impl<'g> Rewrite<'g> {
     }
 
     /// The only element of an f32 constant of one element.
-    pub(crate) fn scalar(&self, value: ValueId) -> Option<f32> {
+    fn scalar(&self, value: ValueId) -> Option<f32> {
         let fact = self.graph.fact(value)?;
         if fact.dtype != DType::F32 || !fact.dims.iter().all(|d| d.is(1)) {
             return None;
@@ -53,14 +53,17 @@ impl<'g> Rewrite<'g> {
         fact.floats()?.first().copied()
     }
 
-    /// For a binary node: the operand that is an f32 constant of one element, and the other one.
+    /// The only element of an f32 constant of one element which broadcasts to `other` without adding axes to it.
+    pub(crate) fn scalar_beside(&self, value: ValueId, other: ValueId) -> Option<f32> {
+        let adds_none = self.graph.fact(value)?.rank() <= self.graph.fact(other)?.rank();
+        self.scalar(value).filter(|_| adds_none)
+    }
+
+    /// For a binary node: the operand that is an f32 constant of one element, and the other one, whose dims the result has.
     pub(crate) fn with_scalar(&self, node: &Node) -> Option<(ValueId, f32)> {
         let (a, b) = (node.input(0)?, node.input(1)?);
-        match (self.scalar(a), self.scalar(b)) {
-            (_, Some(c)) => Some((a, c)),
-            (Some(c), _) => Some((b, c)),
-            _ => None,
-        }
+        let beside = |value, other| self.scalar_beside(value, other).map(|c| (other, c));
+        beside(b, a).or_else(|| beside(a, b))
     }
 
     /// Makes a value a constant.

@@ -22,9 +22,7 @@ pub const DEF: OpDef = OpDef {
         if !matches!(stash, 1 | 11) {
             return Err(BuildError::UnsupportedAttribute { name: "stash_type", value: format!("{stash}") });
         }
-        Ok(Box::new(LayerNormalization {
-            rows: Rows { axis: cx.attributes.int_or("axis", -1)?, epsilon: cx.attributes.float_or("epsilon", 1e-5)?, centred: true },
-        }))
+        Ok(Box::new(LayerNormalization::new(cx.attributes.int_or("axis", -1)?, cx.attributes.float_or("epsilon", 1e-5)?)))
     },
 };
 
@@ -33,6 +31,13 @@ pub const DEF: OpDef = OpDef {
 pub struct LayerNormalization {
     /// The axis and the epsilon.
     pub rows: Rows,
+}
+
+impl LayerNormalization {
+    /// Normalises over the axes from `axis` on, with `epsilon` added to the variance.
+    pub fn new(axis: i64, epsilon: f32) -> LayerNormalization {
+        LayerNormalization { rows: Rows { axis, epsilon, centred: true } }
+    }
 }
 
 impl Op for LayerNormalization {
