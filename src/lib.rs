@@ -22,6 +22,8 @@ mod error;
 mod model;
 #[cfg(all(feature = "std", feature = "onnx"))]
 mod session;
+#[cfg(all(feature = "onnx", feature = "runtime"))]
+mod stage;
 
 #[cfg(all(feature = "std", feature = "onnx"))]
 pub use error::Error;

@@ -11,6 +11,7 @@ use std::{
 
 /// A model that runs. Share it between threads: concurrent runs share its weights, each with a workspace of its own.
 pub struct Model {
+    name: String,
     executable: Arc<dyn Executable>,
     workspaces: Mutex<Vec<Workspace>>,
     memory_limit: usize,
@@ -27,8 +28,13 @@ impl Model {
         Session::new().from_bytes(bytes)
     }
 
-    pub(crate) fn new(executable: Arc<dyn Executable>, memory_limit: usize) -> Model {
-        Model { executable, workspaces: Mutex::new(Vec::new()), memory_limit }
+    pub(crate) fn new(name: String, executable: Arc<dyn Executable>, memory_limit: usize) -> Model {
+        Model { name, executable, workspaces: Mutex::new(Vec::new()), memory_limit }
+    }
+
+    /// The name that the model's file gives its graph.
+    pub fn name(&self) -> &str {
+        &self.name
     }
 
     /// The inputs and outputs.
@@ -75,6 +81,11 @@ impl Model {
         Ok(self.executable.plan_bytes(inputs)?)
     }
 
+    #[cfg(feature = "runtime")]
+    pub(crate) fn memory_limit(&self) -> usize {
+        self.memory_limit
+    }
+
     /// The executable behind the model: runs with cancellation, profiles, or buffers of the caller.
     pub fn executable(&self) -> &Arc<dyn Executable> {
         &self.executable
@@ -83,7 +94,7 @@ impl Model {
 
 impl fmt::Debug for Model {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Model").field("signature", self.signature()).finish_non_exhaustive()
+        f.debug_struct("Model").field("name", &self.name).field("signature", self.signature()).finish_non_exhaustive()
     }
 }
 

@@ -68,7 +68,8 @@ impl Session {
             graph.add_output(found.ok_or_else(|| CompileError::UnknownValue(name.clone()))?);
         }
         simplify(&mut graph, &self.options)?;
-        Ok(Model::new(self.backend.compile(graph)?, self.memory_limit))
+        let name = graph.name.clone();
+        Ok(Model::new(name, self.backend.compile(graph)?, self.memory_limit))
     }
 
     /// The operators that models may use.

@@ -3,7 +3,7 @@
 use millstream::{
     DType, Session, Tensor,
     kernel::graph::{BuildCx, Declared, Graph, Node},
-    runtime::{EngineModel, ModelId, Pipeline, RunInference, collect, from_iter},
+    runtime::{Pipeline, RunInference, collect, from_iter},
 };
 
 /// `y = relu(x)`, for any number of rows of any length.
@@ -39,10 +39,9 @@ fn a_model_in_a_pipeline_gives_what_it_gives_alone() {
         .collect();
 
     let (sink, results) = collect();
-    let handler = EngineModel::new(ModelId::new("relu", "1"), model.executable().clone());
     let records = examples.into_iter().enumerate();
     let report = Pipeline::from(from_iter(records))
-        .infer("model", RunInference::new(handler).batch(1..=32).replicas(2).preprocess(|(_, x): &(usize, Tensor)| Ok::<_, millstream::Error>(vec![x.clone()])))
+        .infer("model", RunInference::new(&model).batch(1..=32).replicas(2).preprocess(|(_, x): &(usize, Tensor)| Ok::<_, millstream::Error>(vec![x.clone()])))
         .map("index", |p| (p.example.0, p.inference))
         .sink(sink)
         .memory_budget(64 << 20)

@@ -2,6 +2,7 @@
 
 use std::{
     collections::VecDeque,
+    fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, SystemTime},
 };
@@ -43,6 +44,16 @@ pub struct DeadLetter {
     pub failed_at: SystemTime,
     /// How long it had been in the pipeline.
     pub age: Duration,
+}
+
+impl fmt::Display for DeadLetter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.locator {
+            Some(locator) => write!(f, "{locator}: ")?,
+            None => write!(f, "record {} of {}: ", self.id, self.source)?,
+        }
+        write!(f, "{}: {}", self.stage, self.fault)
+    }
 }
 
 /// Where dead letters go. A letter counts as stored when `put` returns.

@@ -79,6 +79,23 @@ pub trait ModelHandler: Send + Sync + 'static {
     fn run(&self, model: &mut Self::Model, batch: &[&Self::Input]) -> Result<Vec<Self::Output>, StageError>;
 }
 
+/// What [`RunInference::new`](super::RunInference::new) takes: a handler, or a model that knows its handler.
+pub trait IntoHandler {
+    /// The handler.
+    type Handler: ModelHandler;
+
+    /// Makes it.
+    fn into_handler(self) -> Self::Handler;
+}
+
+impl<H: ModelHandler> IntoHandler for H {
+    type Handler = H;
+
+    fn into_handler(self) -> H {
+        self
+    }
+}
+
 /// An example and what a model says about it.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]

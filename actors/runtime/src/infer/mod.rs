@@ -9,6 +9,6 @@ mod worker;
 
 pub use closure::{FnHandler, handler, handler_with};
 pub use engine::EngineModel;
-pub use handler::{ModelHandler, ModelId, Prediction};
+pub use handler::{IntoHandler, ModelHandler, ModelId, Prediction};
 pub use options::RunInference;
 pub(crate) use stage::InferStage;

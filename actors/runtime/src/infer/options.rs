@@ -2,7 +2,7 @@
 
 use std::{ops::RangeInclusive, sync::Arc, time::Duration};
 
-use super::{ModelHandler, Prediction};
+use super::{IntoHandler, ModelHandler, Prediction};
 use crate::{
     batch::BatchOptions,
     error::StageError,
@@ -38,8 +38,8 @@ pub(crate) type Letter<T> = Arc<dyn Fn(&T) -> Vec<u8> + Send + Sync>;
 
 impl<H: ModelHandler> RunInference<H::Input, H> {
     /// A stage whose records are the model's inputs.
-    pub fn new(handler: H) -> Self {
-        RunInference::with_input(handler, Input::Same(|record| record))
+    pub fn new(model: impl IntoHandler<Handler = H>) -> Self {
+        RunInference::with_input(model.into_handler(), Input::Same(|record| record))
     }
 
     /// Makes the model's input from other records; [`Prediction::example`] is then the record as it came. Call it

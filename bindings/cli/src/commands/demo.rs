@@ -145,7 +145,7 @@ fn print(arguments: &Arguments, report: &Report, mut named: Vec<Named>) {
     };
     println!("{}\n", output::table(&["stage", "replicas", "records", "busy ms", "mean batch"], report.snapshot.stages.iter().map(stage), true));
     for letter in report.dead_letters.iter().take(5) {
-        println!("not read: {letter:?}");
+        println!("not read: {letter}");
     }
     println!(
         "{} files in {:.2} s, {:.0} files/s; {skipped} empty or binary files passed over, {} could not be read",
