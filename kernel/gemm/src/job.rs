@@ -18,7 +18,7 @@ use millstream_simd::{Level, dispatch};
 use millstream_tensor::tile::{MAX_TILES, TileMut, Tiles};
 
 use crate::error::{GemmError, agree, require};
-use crate::micro::{A_STRIDE, Call, Finish, KC, Tile};
+use crate::micro::{A_STRIDE, Call, Finish, KC, Later, Tile};
 use crate::{Epilogue, Lhs, PackedRef};
 
 /// Multiply-adds that a grain aims at: some 100 µs of one core.
@@ -155,6 +155,7 @@ impl Gemm {
         let aligned = scratch.as_ptr().align_offset(64).min(ALIGN_SLACK);
         let scratch = &mut scratch[aligned..];
         let ((row0, col0), rows, cols) = (tile.origin(), tile.rows(), tile.cols());
+        let finish = Finish::new(epilogue);
         let k_blocks = self.k.div_ceil(KC).max(1);
         // Equal blocks, of whole cache lines of A.
         let kc_most = self.k.div_ceil(k_blocks).next_multiple_of(16);
@@ -170,6 +171,7 @@ impl Gemm {
                 // Whichever block is small stays in the L1 cache, or both are near enough and C is written along its rows.
                 let panels = cols.div_ceil(S::NR);
                 let along_rows = kc * cols <= NEAR;
+                let later_step = if along_rows { 0 } else { (S::NR * size_of::<f32>()).div_ceil(row_tiles) };
                 for step in 0..row_tiles * panels {
                     let (t, p) = if along_rows { (step / panels, step % panels) } else { (step % row_tiles, step / row_tiles) };
                     // Heights differ by one at most.
@@ -177,16 +179,23 @@ impl Gemm {
                     let (i, mr) = (t * base + t.min(taller), base + usize::from(t < taller));
                     let j = p * S::NR;
                     let width = S::NR.min(cols - j);
+                    let panel = b.panel(col0 / S::NR + p)[k0 * S::NR..][..kc * S::NR].as_ptr();
+                    // The next panel's part for this block of k, of which each tile of rows calls for its share; past the last panel there is
+                    // nothing to read, but asking does no harm.
+                    let later = panel.wrapping_add(self.k * S::NR).wrapping_byte_add(t * kc * later_step);
                     let call = Call {
                         a: packed[i * A_STRIDE..][..mr * A_STRIDE].as_ptr(),
-                        b: b.panel(col0 / S::NR + p)[k0 * S::NR..][..kc * S::NR].as_ptr(),
+                        b: panel,
                         kc,
                         // SAFETY: the tile has rows block + i + mr and columns j + width.
                         c: unsafe { tile.as_mut_ptr().add((block + i) * tile.row_stride() + j) },
                         c_stride: tile.row_stride(),
                         cols: width,
                         first,
-                        finish: last.then(|| Finish::new(epilogue, row0 + block + i, col0 + j)),
+                        later: Later { start: later, step: later_step },
+                        finish: last.then_some(&finish),
+                        row: row0 + block + i,
+                        col: col0 + j,
                     };
                     let kernel = S::KERNELS[mr - 1][width.div_ceil(S::NR / S::NV) - 1];
                     // SAFETY: A has mr rows of kc <= KC elements, the block of B kc groups of NR; the tile is ours, and its elements here
@@ -215,16 +224,15 @@ fn panel_width<S: Tile>(_: S) -> usize {
 }
 
 impl Finish {
-    /// The epilogue from element (row, col) on, whose bounds were checked.
-    fn new(epilogue: &Epilogue<'_>, row: usize, col: usize) -> Self {
-        let from = |x: Option<&[f32]>, at: usize| x.map_or(ptr::null(), |x| x[at..].as_ptr());
+    fn new(epilogue: &Epilogue<'_>) -> Self {
+        let from = |x: Option<&[f32]>| x.map_or(ptr::null(), <[f32]>::as_ptr);
         let (lo, hi) = epilogue.activation.clamp().unwrap_or((f32::NEG_INFINITY, f32::INFINITY));
         let residual = epilogue.residual;
         Self {
             alpha: epilogue.alpha,
-            bias_cols: from(epilogue.bias_cols, col),
-            bias_rows: from(epilogue.bias_rows, row),
-            residual: residual.map_or(ptr::null(), |r| r.data[row * r.row_stride + col..].as_ptr()),
+            bias_cols: from(epilogue.bias_cols),
+            bias_rows: from(epilogue.bias_rows),
+            residual: residual.map_or(ptr::null(), |r| r.data.as_ptr()),
             residual_stride: residual.map_or(0, |r| r.row_stride),
             beta: residual.map_or(0.0, |r| r.beta),
             clamp: !matches!((lo, hi), (f32::NEG_INFINITY, f32::INFINITY)),

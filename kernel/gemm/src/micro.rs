@@ -15,15 +15,24 @@ use millstream_simd::{Avx2, Avx512};
 use millstream_simd::{Scalar, Simd, SimdF32};
 
 /// The longest stretch of k that one call runs.
-pub(crate) const KC: usize = 256;
-/// Elements from a row of packed A to the next: 17 lines of 64 bytes, an odd number, spreads the rows over the sets of the cache.
+pub(crate) const KC: usize = 512;
+/// Elements from a row of packed A to the next: 33 lines of 64 bytes, an odd number, spreads the rows over the sets of the cache.
 pub(crate) const A_STRIDE: usize = KC + 16;
 
 /// How many steps of k ahead the lines of B are called for: some 150 ns of a full tile.
 const AHEAD: usize = 24;
 
+/// Memory that a later call reads, called into the second cache a few bytes each step of k: the lines of a panel that stands in the third
+/// cache or beyond arrive spread over the tiles that use the panel before it.
+#[derive(Clone, Copy)]
+pub(crate) struct Later {
+    pub(crate) start: *const f32,
+    /// Bytes from one step of k to the next.
+    pub(crate) step: usize,
+}
+
 /// One call of a microkernel.
-pub(crate) struct Call {
+pub(crate) struct Call<'f> {
     /// Packed A: MR rows, [`A_STRIDE`] apart, of `kc` elements.
     pub(crate) a: *const f32,
     /// Packed B: `kc` groups of `S::NR` elements.
@@ -35,12 +44,15 @@ pub(crate) struct Call {
     pub(crate) cols: usize,
     /// Starts from zero instead of from C.
     pub(crate) first: bool,
+    pub(crate) later: Later,
     /// Finishes the elements; None if k goes on.
-    pub(crate) finish: Option<Finish>,
+    pub(crate) finish: Option<&'f Finish>,
+    /// Where the tile begins in the matrices of `finish`.
+    pub(crate) row: usize,
+    pub(crate) col: usize,
 }
 
-/// The part of the epilogue that happens in registers, with pointers moved to the tile's first element. Null pointers mean none.
-#[derive(Clone, Copy)]
+/// The part of the epilogue that happens in registers. Null pointers mean none.
 pub(crate) struct Finish {
     pub(crate) alpha: f32,
     pub(crate) bias_cols: *const f32,
@@ -58,8 +70,8 @@ pub(crate) struct Finish {
 ///
 /// # Safety
 /// `a` is readable for MR rows of `kc`, `b` for `kc * NR`, `c` writable for MR rows of `cols` (and
-/// initialised unless `first`), and the pointers of `finish` that are not null readable for MR rows or `cols` columns.
-pub(crate) type Kernel<S> = unsafe fn(S, &Call);
+/// initialised unless `first`), and the pointers of `finish` that are not null readable for MR rows from `row` on and `cols` columns from `col` on.
+pub(crate) type Kernel<S> = unsafe fn(S, &Call<'_>);
 
 /// The register tile of a level.
 pub(crate) trait Tile: Simd {
@@ -107,7 +119,7 @@ macro_rules! rows {
 
 /// # Safety
 /// As [`Kernel`].
-unsafe fn kernel<S: Tile, const MR: usize, const NV: usize>(s: S, call: &Call) {
+unsafe fn kernel<S: Tile, const MR: usize, const NV: usize>(s: S, call: &Call<'_>) {
     s.vectorize(
         #[inline(always)]
         || {
@@ -120,7 +132,7 @@ unsafe fn kernel<S: Tile, const MR: usize, const NV: usize>(s: S, call: &Call) {
 /// # Safety
 /// As [`Kernel`].
 #[inline(always)]
-unsafe fn body<S: Tile, const MR: usize, const NV: usize>(s: S, call: &Call) {
+unsafe fn body<S: Tile, const MR: usize, const NV: usize>(s: S, call: &Call<'_>) {
     let lanes = S::F32::LANES;
     let (c, c_stride, cols) = (call.c, call.c_stride, call.cols);
     // Columns of the last vector.
@@ -135,12 +147,19 @@ unsafe fn body<S: Tile, const MR: usize, const NV: usize>(s: S, call: &Call) {
             };
         });
     }
-    // Calls for the lines of C early, so that the stores at the end don't wait for them.
+    // Calls for the lines of C, and of what is added at the end, early, so that the end doesn't wait for them.
     rows!(MR, R => for v in 0..NV {
         s.prefetch(c.wrapping_add(R * c_stride + v * lanes));
     });
-    let (mut a, mut b) = (call.a, call.b);
+    if let Some(f) = call.finish.filter(|f| !f.residual.is_null()) {
+        rows!(MR, R => for v in 0..NV {
+            s.prefetch(f.residual.wrapping_add((call.row + R) * f.residual_stride + call.col + v * lanes));
+        });
+    }
+    let (mut a, mut b, mut later) = (call.a, call.b, call.later.start);
     for _ in 0..call.kc {
+        s.prefetch_far(later);
+        later = later.wrapping_byte_add(call.later.step);
         // Panels stream from beyond the L1 cache the first time that they are used.
         for v in 0..NV {
             s.prefetch(b.wrapping_add(AHEAD * S::NR + v * lanes));
@@ -163,9 +182,9 @@ unsafe fn body<S: Tile, const MR: usize, const NV: usize>(s: S, call: &Call) {
             b = b.add(S::NR);
         }
     }
-    if let Some(f) = &call.finish {
+    if let Some(f) = call.finish {
         // SAFETY: the caller's promise for the pointers of `finish`.
-        unsafe { finish::<S, MR, NV>(s, f, tail, &mut acc) };
+        unsafe { finish::<S, MR, NV>(s, f, call, tail, &mut acc) };
     }
     rows!(MR, R => for v in 0..NV {
         // SAFETY: row R < MR of C has `cols` elements, of which vector v holds the next `lanes` or `tail`.
@@ -179,14 +198,14 @@ unsafe fn body<S: Tile, const MR: usize, const NV: usize>(s: S, call: &Call) {
 /// # Safety
 /// As [`Kernel`], for the pointers of `f`; the last vector has `tail` columns.
 #[inline(always)]
-unsafe fn finish<S: Tile, const MR: usize, const NV: usize>(s: S, f: &Finish, tail: usize, acc: &mut [[S::F32; NV]; MR]) {
+unsafe fn finish<S: Tile, const MR: usize, const NV: usize>(s: S, f: &Finish, call: &Call<'_>, tail: usize, acc: &mut [[S::F32; NV]; MR]) {
     let lanes = S::F32::LANES;
     let (alpha, beta) = (S::F32::splat(s, f.alpha), S::F32::splat(s, f.beta));
     let mut bias = [S::F32::splat(s, 0.0); NV];
     if !f.bias_cols.is_null() {
         for v in 0..NV {
             // SAFETY: the bias has an element for each column of the tile.
-            bias[v] = unsafe { S::F32::load_ptr_partial(s, f.bias_cols.add(v * lanes), if v + 1 < NV { lanes } else { tail }) };
+            bias[v] = unsafe { S::F32::load_ptr_partial(s, f.bias_cols.add(call.col + v * lanes), if v + 1 < NV { lanes } else { tail }) };
         }
     }
     rows!(MR, R => {
@@ -195,7 +214,7 @@ unsafe fn finish<S: Tile, const MR: usize, const NV: usize>(s: S, f: &Finish, ta
         }
         if !f.bias_rows.is_null() {
             // SAFETY: the bias has an element for each row of the tile.
-            let bias = S::F32::splat(s, unsafe { *f.bias_rows.add(R) });
+            let bias = S::F32::splat(s, unsafe { *f.bias_rows.add(call.row + R) });
             for v in 0..NV {
                 acc[R][v] = acc[R][v] + bias;
             }
@@ -204,7 +223,7 @@ unsafe fn finish<S: Tile, const MR: usize, const NV: usize>(s: S, f: &Finish, ta
             for v in 0..NV {
                 // SAFETY: the residual has the rows and columns of the tile.
                 let x = unsafe {
-                    let p = f.residual.add(R * f.residual_stride + v * lanes);
+                    let p = f.residual.add((call.row + R) * f.residual_stride + call.col + v * lanes);
                     S::F32::load_ptr_partial(s, p, if v + 1 < NV { lanes } else { tail })
                 };
                 acc[R][v] = x.mul_add(beta, acc[R][v]);

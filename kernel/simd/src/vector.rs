@@ -28,6 +28,9 @@ pub trait Simd: Copy + Send + Sync + Debug + sealed::Sealed + 'static {
 
     /// A hint that the cache line at `p` is needed soon. Any address will do.
     fn prefetch(self, p: *const f32);
+
+    /// A hint that the cache line at `p` is needed later: it should come nearer, but not into the nearest cache. Any address will do.
+    fn prefetch_far(self, p: *const f32);
 }
 
 /// A vector of f32 lanes.

@@ -55,6 +55,9 @@ impl Simd for Scalar {
 
     #[inline(always)]
     fn prefetch(self, _: *const f32) {}
+
+    #[inline(always)]
+    fn prefetch_far(self, _: *const f32) {}
 }
 
 #[inline(always)]

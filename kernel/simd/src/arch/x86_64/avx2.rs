@@ -130,6 +130,12 @@ impl Simd for Avx2 {
         // A prefetch never faults.
         isa!(_mm_prefetch::<_MM_HINT_T0>(p.cast()))
     }
+
+    #[inline(always)]
+    fn prefetch_far(self, p: *const f32) {
+        // A prefetch never faults.
+        isa!(_mm_prefetch::<_MM_HINT_T1>(p.cast()))
+    }
 }
 
 macro_rules! operator {
