@@ -185,6 +185,7 @@ impl Gemm {
                     let later = panel.wrapping_add(self.k * S::NR).wrapping_byte_add(t * kc * later_step);
                     let call = Call {
                         a: packed[i * A_STRIDE..][..mr * A_STRIDE].as_ptr(),
+                        a_stride: A_STRIDE,
                         b: panel,
                         kc,
                         // SAFETY: the tile has rows block + i + mr and columns j + width.

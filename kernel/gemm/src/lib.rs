@@ -4,7 +4,7 @@
 //! windows of a channels-last image, so that a convolution is this same product without an im2col ([`Lhs`]). A [`Gemm`] cuts the product into
 //! grains, which a thread pool (or a loop) runs in any order; nothing here allocates while it runs.
 //!
-//! [`Depthwise`] convolves each channel alone; [`QuantisedGemm`] multiplies bytes exactly, with zero points. Both are cut in the same way.
+//! [`Winograd`] convolves 3 × 3 windows with a quarter of the multiplications, [`Depthwise`] each channel alone; [`QuantisedGemm`] multiplies bytes exactly, with zero points. Both are cut in the same way.
 //!
 //! ```
 //! use millstream_gemm::{Epilogue, Gemm, Lhs, PackedB, Rhs};
@@ -43,6 +43,8 @@ mod micro;
 mod quantised;
 mod quantised_rhs;
 mod rhs;
+mod transform;
+mod winograd;
 
 pub use activation::Activation;
 pub use depthwise::Depthwise;
@@ -53,3 +55,4 @@ pub use lhs::{Lhs, LhsElement, Window};
 pub use quantised::{QuantisedElement, QuantisedGemm, ZeroPoint, ZeroPoints};
 pub use quantised_rhs::{PackedQuantised, QuantisedRef, quantised_packed_len};
 pub use rhs::{PackedB, PackedRef, Rhs, pack_into, pack_panels, packed_len, panels};
+pub use winograd::{PackedWinograd, Winograd};

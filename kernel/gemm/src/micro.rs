@@ -6,9 +6,9 @@
 //!         for r, v:  acc[r][v] = fma(splat(A[r, k]), b[v], acc[r][v])
 //! C = last ? epilogue(acc) : acc
 //! ```
-//! Rows of A lie [`A_STRIDE`] apart, a constant, so that every row is an immediate offset from one pointer: no pointer for each row, no
-//! transposition while packing, and no two rows in one set of the L1 cache. One body serves all levels; the tile that fills a level's register
-//! file is its [`Tile`] constants. Tiles of fewer rows and vectors are instances of the same body, hence the same chain for each element.
+//! Rows of A lie any stride apart, so that A needs no transposition while packing, or no packing at all; packed rows lie [`A_STRIDE`] apart, so
+//! that no two of them are in one set of the L1 cache. One body serves all levels; the tile that fills a level's register file is its [`Tile`]
+//! constants. Tiles of fewer rows and vectors are instances of the same body, hence the same chain for each element.
 
 #[cfg(target_arch = "x86_64")]
 use millstream_simd::{Avx2, Avx512};
@@ -33,8 +33,10 @@ pub(crate) struct Later {
 
 /// One call of a microkernel.
 pub(crate) struct Call<'f> {
-    /// Packed A: MR rows, [`A_STRIDE`] apart, of `kc` elements.
+    /// A: MR rows of `kc` elements.
     pub(crate) a: *const f32,
+    /// Elements from a row of A to the next.
+    pub(crate) a_stride: usize,
     /// Packed B: `kc` groups of `S::NR` elements.
     pub(crate) b: *const f32,
     pub(crate) kc: usize,
@@ -156,7 +158,13 @@ unsafe fn body<S: Tile, const MR: usize, const NV: usize>(s: S, call: &Call<'_>)
             s.prefetch(f.residual.wrapping_add((call.row + R) * f.residual_stride + call.col + v * lanes));
         });
     }
-    let (mut a, mut b, mut later) = (call.a, call.b, call.later.start);
+    let (mut b, mut later) = (call.b, call.later.start);
+    // Three rows hang on one pointer, at addresses that cost nothing: base, base + stride, base + 2 stride.
+    let stride = call.a_stride;
+    let mut a = [call.a; 5];
+    for (i, a) in a.iter_mut().enumerate() {
+        *a = a.wrapping_add(3 * i * stride);
+    }
     for _ in 0..call.kc {
         s.prefetch_far(later);
         later = later.wrapping_byte_add(call.later.step);
@@ -171,16 +179,15 @@ unsafe fn body<S: Tile, const MR: usize, const NV: usize>(s: S, call: &Call<'_>)
         }
         rows!(MR, R => {
             // SAFETY: A has MR rows of kc elements; a is the current column.
-            let av = S::F32::splat(s, unsafe { *a.add(R * A_STRIDE) });
+            let av = S::F32::splat(s, unsafe { *a[R / 3].add(R % 3 * stride) });
             for v in 0..NV {
                 acc[R][v] = av.mul_add(bv[v], acc[R][v]);
             }
         });
-        // SAFETY: at most one past the last element that this call reads.
-        unsafe {
-            a = a.add(1);
-            b = b.add(S::NR);
+        for a in &mut a[..MR.div_ceil(3)] {
+            *a = a.wrapping_add(1);
         }
+        b = b.wrapping_add(S::NR);
     }
     if let Some(f) = call.finish {
         // SAFETY: the caller's promise for the pointers of `finish`.
