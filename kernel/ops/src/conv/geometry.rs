@@ -140,10 +140,14 @@ impl Sliding {
         let (one, stride) = (Dim::from(1), Dim::from(self.stride(i)));
         match &self.padding {
             Padding::SameUpper | Padding::SameLower => Ok(input.div_ceil(&stride)),
-            Padding::Explicit { .. } if self.ceil && self.stride(i) > 1 => Err(InferError::NeedsDims(0)),
             Padding::Explicit { begin, end } => {
-                let pads = Dim::from(begin.get(i).copied().unwrap_or(0) + end.get(i).copied().unwrap_or(0));
+                let pad = |pads: &[usize]| Dim::from(pads.get(i).copied().unwrap_or(0));
                 let reach = kernel.sub(&one).mul(&Dim::from(self.dilation(i))).add(&one);
+                // The last window may lie in the trailing padding, where it does not count.
+                if self.ceil && (self.stride(i) > 1 || !reach.sub(&pad(end)).at_least(1)) {
+                    return Err(InferError::NeedsDims(0));
+                }
+                let pads = pad(begin).add(&pad(end));
                 Ok(input.add(&pads).sub(&reach).div_floor(&stride).add(&one))
             }
         }

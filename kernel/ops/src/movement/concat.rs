@@ -46,6 +46,9 @@ impl Concat {
 impl Op for Concat {
     fn infer(&self, cx: &InferCx<'_>) -> Result<Vec<Fact>, InferError> {
         let first = cx.input(0)?;
+        if first.rank() == 0 {
+            return Err(InferError::Rank { input: 0, found: 0, wanted: "at least 1" });
+        }
         let axis = InferCx::axis(self.axis, first.rank())?;
         let mut dims = first.dims.clone();
         let mut known = if first.rank() == 1 { relabel::small_ints(first) } else { None };
