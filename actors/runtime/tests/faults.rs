@@ -93,6 +93,40 @@ fn a_poisonous_example_is_isolated_and_its_neighbours_succeed_in_order() {
     }
 }
 
+/// Every place in every batch of up to eight: n − 1 succeed in the order of their keys, one letter tells of the other.
+#[test]
+fn whichever_record_of_a_batch_panics_the_others_succeed() {
+    for (n, poison) in (1..=8u64).flat_map(|n| (0..n).map(move |k| (n, k))) {
+        let (ends, (sink, results)) = (Ends::new(), collect());
+        let largest = Arc::new(AtomicU32::new(0));
+        let seen = largest.clone();
+        let model = handler("picky", move |batch: &[&u64]| {
+            seen.fetch_max(batch.len() as u32, Ordering::SeqCst);
+            Ok(batch.iter().map(|&&x| if x == poison { panic!("record {x}") } else { x + 100 }).collect())
+        });
+        let report = Pipeline::from(from_iter(0..n))
+            .key_by("key", |x| x % 2)
+            .infer("model", RunInference::new(model).batch(1..=n as usize).hold_until(n as usize))
+            .sink(sink)
+            .supervision(quick())
+            .observe(ends.clone())
+            .run()
+            .unwrap();
+        ends.check(&report);
+        assert_eq!(u64::from(largest.load(Ordering::SeqCst)), n, "the records were no batch of {n}");
+        let results: Vec<_> = results.take().into_iter().map(|p| (p.example, p.inference)).collect();
+        for key in 0..2 {
+            let of_key: Vec<_> = results.iter().copied().filter(|(x, _)| x % 2 == key).collect();
+            let expected: Vec<_> = (0..n).filter(|x| *x != poison && x % 2 == key).map(|x| (x, x + 100)).collect();
+            assert_eq!(of_key, expected, "record {poison} of {n}, key {key}");
+        }
+        assert_eq!((report.counts.ok, report.counts.dead_lettered), (n - 1, 1));
+        let letter = only_letter(&report);
+        assert_eq!((letter.id, &*letter.stage), (poison, "model"));
+        assert!(matches!(&letter.fault, Fault::Panic { message, .. } if message.contains(&format!("record {poison}"))), "{:?}", letter.fault);
+    }
+}
+
 #[test]
 fn a_passing_panic_costs_nothing_in_a_model() {
     let (sink, results) = collect();
