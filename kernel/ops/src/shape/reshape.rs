@@ -48,7 +48,7 @@ impl Reshape {
             if let (Some(h), Some(r)) = (have.as_const(), rest.as_const())
                 && (r == 0 || h % r != 0)
             {
-                // A -1 beside a dim of 0 could be anything; it is 0, as in NumPy's nearest reading.
+                // A -1 beside a dim of 0 could be anything: `cancel` takes what it is for any other extent of that dim.
                 if r != 0 || h != 0 {
                     return Err(InferError::Mismatch { what: "elements do not fit the shape", left: format!("{h}"), right: format!("{r}") });
                 }
@@ -72,8 +72,8 @@ fn cancel(x: &[Dim], dims: &[Dim], open: usize) -> Option<Dim> {
     let (mut over, mut under) = (1i64, 1i64);
     for (_, d) in dims.iter().enumerate().filter(|(i, _)| *i != open) {
         match d.as_const() {
-            Some(n) => under = under.checked_mul(n)?,
-            None => {
+            Some(n) if n != 0 => under = under.checked_mul(n)?,
+            _ => {
                 let at = left.iter().position(|l| l == d)?;
                 left.swap_remove(at);
             }
@@ -86,10 +86,8 @@ fn cancel(x: &[Dim], dims: &[Dim], open: usize) -> Option<Dim> {
             None => rest.push(l),
         }
     }
-    if under == 0 || over % under != 0 {
-        return None;
-    }
-    Some(Dim::product(&rest).mul(&Dim::from(over / under)))
+    let rest = Dim::product(&rest);
+    Some(if over % under == 0 { rest.mul(&Dim::from(over / under)) } else { rest.mul(&Dim::from(over)).div_floor(&Dim::from(under)) })
 }
 
 impl Op for Reshape {
@@ -140,8 +138,10 @@ mod tests {
         let keep = case.int_or("allowzero", 0) == 0;
         let wanted = case.tensor(1).as_slice::<i64>().unwrap();
         let mut dims: Vec<usize> = wanted.iter().enumerate().map(|(i, &d)| if d == 0 && keep { x.shape()[i] } else { d.max(-1) as usize }).collect();
-        let known: usize = dims.iter().filter(|&&d| d != usize::MAX).product();
-        dims.iter_mut().filter(|d| **d == usize::MAX).for_each(|d| *d = x.shape().elements() / known.max(1));
+        let copied = |i: &usize| keep && wanted.get(*i) == Some(&0);
+        let left: usize = (0..x.shape().rank()).filter(|i| !copied(i)).map(|i| x.shape()[i]).product();
+        let given: usize = wanted.iter().filter(|&&d| d > 0).map(|&d| d as usize).product();
+        dims.iter_mut().filter(|d| **d == usize::MAX).for_each(|d| *d = left / given);
         vec![x.reshaped(&dims).unwrap()]
     }
 
@@ -153,6 +153,7 @@ mod tests {
         to_scalar => Case::new([random(&[1, 1], 1), t::<i64>(&[0], &[])]);
         empty => Case::new([random(&[0, 3], 1), t(&[2], &[3i64, 0])]).int("allowzero", 1);
         empty_copied => Case::new([random(&[0, 3], 1), t(&[3], &[0i64, 1, 3])]);
+        empty_copied_and_open => Case::new([random(&[0, 3, 4], 1), t(&[3], &[0i64, -1, 2])]);
         strings => Case::new([Tensor::from_strings(&[2], vec!["a".into(), "b".into()]).unwrap(), t(&[2], &[2i64, 1])]);
     }
 
