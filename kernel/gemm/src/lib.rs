@@ -4,7 +4,8 @@
 //! windows of a channels-last image, so that a convolution is this same product without an im2col ([`Lhs`]). A [`Gemm`] cuts the product into
 //! grains, which a thread pool (or a loop) runs in any order; nothing here allocates while it runs.
 //!
-//! [`Winograd`] convolves 3 × 3 windows with a quarter of the multiplications, [`Depthwise`] each channel alone; [`QuantisedGemm`] multiplies bytes exactly, with zero points. Both are cut in the same way.
+//! [`Winograd`] convolves 3 × 3 windows with a quarter of the multiplications, [`Depthwise`] each channel alone; [`Attention`] runs a head without
+//! its matrix of scores; [`QuantisedGemm`] multiplies bytes exactly, with zero points. All are cut in the same way.
 //!
 //! ```
 //! use millstream_gemm::{Epilogue, Gemm, Lhs, PackedB, Rhs};
@@ -34,6 +35,7 @@ extern crate alloc;
 extern crate std;
 
 mod activation;
+mod attention;
 mod depthwise;
 mod epilogue;
 mod error;
@@ -47,6 +49,7 @@ mod transform;
 mod winograd;
 
 pub use activation::Activation;
+pub use attention::{Attention, Matrix, PackedHead};
 pub use depthwise::Depthwise;
 pub use epilogue::{Epilogue, Residual};
 pub use error::GemmError;

@@ -121,6 +121,10 @@ fn pack<S: Tile>(s: S, b: &Rhs<'_>, k: usize, n: usize, first: usize, dst: &mut 
                 }
                 continue;
             }
+            if b.row_stride == 1 && cols == S::NR {
+                transpose::<S>(src, b.col_stride, group, panel);
+                continue;
+            }
             // Blocks of rows, so that the lines that a column's elements go to stay in the cache.
             for (block, rows) in panel.chunks_mut(16 * S::NR).enumerate() {
                 if cols < S::NR {
@@ -134,6 +138,32 @@ fn pack<S: Tile>(s: S, b: &Rhs<'_>, k: usize, n: usize, first: usize, dst: &mut 
                     }
                 }
             }
+        }
+    }
+}
+
+/// A whole panel whose columns are contiguous, `stride` apart: squares of 8 by 8, which stay in registers.
+#[inline(always)]
+fn transpose<S: Tile>(src: &[f32], stride: usize, rows: usize, panel: &mut [f32]) {
+    const SIDE: usize = 8;
+    let whole = rows / SIDE * SIDE;
+    for i in (0..whole).step_by(SIDE) {
+        for j in (0..S::NR).step_by(SIDE) {
+            let mut square = [[0.0; SIDE]; SIDE];
+            for (c, column) in square.iter_mut().enumerate() {
+                column.copy_from_slice(&src[(j + c) * stride + i..][..SIDE]);
+            }
+            for r in 0..SIDE {
+                let to = &mut panel[(i + r) * S::NR + j..][..SIDE];
+                for (to, column) in to.iter_mut().zip(&square) {
+                    *to = column[r];
+                }
+            }
+        }
+    }
+    for i in whole..rows {
+        for (j, to) in panel[i * S::NR..][..S::NR].iter_mut().enumerate() {
+            *to = src[j * stride + i];
         }
     }
 }

@@ -61,6 +61,8 @@ operators! {
     conv { conv, conv_transpose, fused_conv; depthwise, direct, fast, gather, geometry, oracle, reorder, weights }
     /// Products of matrices.
     matmul { mat_mul, fused_mat_mul, gemm; activation, batched, direct, number, oracle, product }
+    /// Softmaxes of products that weigh values.
+    attention { fused_attention; heads }
     /// Images sampled at other places.
     resize { resize, upsample; coordinate, pass }
     /// Windows and planes reduced to one element.

@@ -2,6 +2,7 @@
 
 use super::{Rewrite, Rule};
 use millstream_graph::{Fact, Node, NodeId};
+use millstream_ops::elementwise::cast::Cast;
 
 /// Readers of a node whose output 0 is its input 0 read that input instead.
 pub(crate) struct DropIdentity;
@@ -31,5 +32,5 @@ impl Rule for DropIdentity {
 
 /// True if the operator passes its elements through and neither type nor dims change.
 fn is_identity(node: &Node, input: &Fact, output: &Fact) -> bool {
-    input.dtype == output.dtype && input.dims == output.dims && node.op.is_alias()
+    input.dtype == output.dtype && input.dims == output.dims && (node.op.is_alias() || node.op.downcast_ref::<Cast>().is_some())
 }

@@ -4,6 +4,7 @@
 //! applies. A rule looks at a node and its neighbours and, if it recognises them, puts new nodes in their place through a
 //! [`Rewrite`]. Each rule has a name by which [`Options`] switches it off.
 
+mod attention;
 mod conv_scale;
 mod epilogue;
 mod fold;
@@ -49,9 +50,12 @@ const RULES: &[&dyn Rule] = &[
     &epilogue::FuseActivation,
 ];
 
+/// Rules on what the others left behind.
+const LAST: &[&dyn Rule] = &[&attention::FuseAttention];
+
 /// The names of all rules.
 pub fn rules() -> impl Iterator<Item = &'static str> {
-    QUANTISED.iter().chain(RULES).map(|r| r.name())
+    QUANTISED.iter().chain(RULES).chain(LAST).map(|r| r.name())
 }
 
 /// Which rules run.
@@ -112,6 +116,7 @@ fn simplify_body(graph: &mut Graph, options: &Options, errors: &mut Vec<NodeErro
     }
     rewrite_to_rest(graph, QUANTISED, options);
     rewrite_to_rest(graph, RULES, options);
+    rewrite_to_rest(graph, LAST, options);
     for id in graph.nodes().filter(|(_, n)| !n.subgraphs.is_empty()).map(|(id, _)| id).collect::<Vec<_>>() {
         simplify_subgraphs(graph, id, options, errors);
     }

@@ -104,6 +104,12 @@ impl MatMul {
         [&self.perm_a, &self.perm_b, &self.perm_y].iter().all(|p| p.is_empty() || p.is_sorted())
     }
 
+    /// The orders in which the product sees the axes of its left and right operand, and the output those of the product; empty for
+    /// as they are.
+    pub fn permutations(&self) -> [&[usize]; 3] {
+        [&self.perm_a, &self.perm_b, &self.perm_y]
+    }
+
     /// The factor of the product.
     pub fn scale(&self) -> f32 {
         self.alpha
