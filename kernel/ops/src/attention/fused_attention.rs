@@ -166,7 +166,7 @@ impl Op for FusedAttention {
 mod tests {
     use super::*;
     use crate::matmul::oracle::{matmul, transpose};
-    use crate::testing::{Case, Tolerance, random, t, zip};
+    use crate::testing::{Case, Tolerance, random, t};
     use millstream_tensor::Tensor;
 
     fn reference(case: &Case) -> Vec<Tensor> {
@@ -182,7 +182,10 @@ mod tests {
         let scale = case.float_or("scale", 1.0);
         let mut scores = t(scores.shape(), &scores.as_slice::<f32>().unwrap().iter().map(|x| (f64::from(*x) * scale) as f32).collect::<Vec<_>>());
         if let Some(mask) = case.optional(3) {
-            scores = zip(&scores, mask, |a, b| a + b).remove(0);
+            let layout = Layout::row_major(*mask.shape()).broadcast_to(*scores.shape()).unwrap();
+            let mask = mask.as_slice::<f32>().unwrap();
+            let sums: Vec<f32> = scores.as_slice::<f32>().unwrap().iter().zip(layout.offsets()).map(|(s, at)| s + mask[at]).collect();
+            scores = t(scores.shape(), &sums);
         }
         let keys = *scores.shape().last().unwrap();
         let mut weights = scores.as_slice::<f32>().unwrap().to_vec();

@@ -1,9 +1,12 @@
 //! `Equal`: a = b, for numbers, booleans and strings; NaN equals nothing.
 
-use super::compare::{self, Compare};
+use super::{
+    compare::{self, Compare},
+    walk::{Operand, each2},
+};
 use alloc::{boxed::Box, vec::Vec};
 use millstream_graph::{Arity, BuildCx, Dim, EvalCx, EvalError, Fact, InferCx, InferError, Op, OpDef, Permutation, StepCx};
-use millstream_tensor::{Bool, DType, Order};
+use millstream_tensor::{Bool, DType, Element, Order};
 
 /// The operator's schema.
 pub const DEF: OpDef = OpDef {
@@ -47,8 +50,11 @@ impl Op for Equal {
     }
 
     fn eval(&self, cx: &mut EvalCx<'_>) -> Result<(), EvalError> {
-        if cx.dtype(0)? != DType::String {
-            return compare::eval(self, cx);
+        match cx.dtype(0)? {
+            DType::String => {}
+            DType::I64 => return words::<i64>(cx),
+            DType::I32 => return words::<i32>(cx),
+            _ => return compare::eval(self, cx),
         }
         let (a, b) = (cx.tensor(0)?, cx.tensor(1)?);
         let mut y = cx.output::<Bool>(0)?;
@@ -61,6 +67,18 @@ impl Op for Equal {
     fn permute(&self, cx: &StepCx<'_>, inputs: &[Option<Order>]) -> Option<Permutation> {
         compare::permute(cx, inputs)
     }
+}
+
+/// The types of tokens and other indices, which models compare by the million: a loop that the compiler can vectorise.
+fn words<T: Element + PartialEq>(cx: &mut EvalCx<'_>) -> Result<(), EvalError> {
+    let (a, b, mut y) = (cx.input::<T>(0)?, cx.input::<T>(1)?, cx.output::<Bool>(0)?);
+    each2(cx, Some(a), Some(b), &mut y, 1, &|a, b, y| match (a, b) {
+        (Operand::Run(a), Operand::Run(b)) => y.iter_mut().zip(a).zip(b).for_each(|((y, a), b)| *y = (a == b).into()),
+        (Operand::Run(x), Operand::Splat(one)) | (Operand::Splat(one), Operand::Run(x)) => y.iter_mut().zip(x).for_each(|(y, &x)| *y = (x == one).into()),
+        (Operand::Splat(a), Operand::Splat(b)) => y.fill((a == b).into()),
+        // Numbers are never overwritten by truth values.
+        (Operand::Same, _) | (_, Operand::Same) => {}
+    })
 }
 
 #[cfg(test)]

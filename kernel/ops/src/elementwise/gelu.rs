@@ -42,13 +42,12 @@ impl Map for Gelu {
 
     #[inline(always)]
     fn vector<S: Simd>(&self, s: S, x: S::F32) -> S::F32 {
+        if !self.tanh {
+            return math::gelu(s, x);
+        }
         let one = S::F32::splat(s, 1.0);
-        let phi = if self.tanh {
-            let cubic = (x * x).mul_add(S::F32::splat(s, 0.044_715), one);
-            math::tanh(s, S::F32::splat(s, SQRT_2_OVER_PI as f32) * x * cubic)
-        } else {
-            math::erf(s, x * S::F32::splat(s, FRAC_1_SQRT_2 as f32))
-        };
+        let cubic = (x * x).mul_add(S::F32::splat(s, 0.044_715), one);
+        let phi = math::tanh(s, S::F32::splat(s, SQRT_2_OVER_PI as f32) * x * cubic);
         S::F32::splat(s, 0.5) * x * (one + phi)
     }
 }

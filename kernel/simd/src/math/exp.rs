@@ -8,6 +8,12 @@ use crate::{Simd, SimdF32};
 pub fn exp<S: Simd>(s: S, x: S::F32) -> S::F32 {
     // Past these bounds the result is 0 or inf anyway; max and min return their second operand for NaN, so NaN survives.
     let x = splat(s, 105.0).min(splat(s, -105.0).max(x));
+    exp_in_range(s, x)
+}
+
+/// [`exp`] of what lies in -105..=105 (or is NaN).
+#[inline(always)]
+pub(super) fn exp_in_range<S: Simd>(s: S, x: S::F32) -> S::F32 {
     let n = (x * splat(s, core::f32::consts::LOG2_E)).round_ties_even();
     // The high part of ln 2 has trailing zeros, so that n times it is exact even without FMA.
     let r = n.mul_add(splat(s, -0.693_145_75), x);

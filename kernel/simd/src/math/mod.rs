@@ -5,6 +5,7 @@
 //! Special values follow IEEE 754: NaN gives NaN, and the limits at ±inf are exact.
 
 mod exp;
+mod gelu;
 mod hyperbolic;
 mod ln;
 mod probability;
@@ -12,6 +13,7 @@ mod probability;
 mod ulp;
 
 pub use exp::exp;
+pub use gelu::gelu;
 pub use hyperbolic::{sigmoid, tanh};
 pub use ln::ln;
 pub use probability::erf;
