@@ -117,6 +117,11 @@ impl Attention {
         mut out: TileMut<'_, f32>,
         scratch: &mut [f32],
     ) {
+        if self.keys == 0 {
+            // Nothing to weigh.
+            (0..out.rows()).for_each(|r| out.row(r).fill(0.0));
+            return;
+        }
         let aligned = scratch.as_ptr().align_offset(64).min(ALIGN_SLACK);
         let (left, scores) = scratch[aligned..].split_at_mut(blocks(self.depth) * S::MR * A_STRIDE);
         let finish = Finish {
@@ -182,10 +187,10 @@ struct Target<'c> {
     cols: usize,
 }
 
-/// Blocks of [`KC`] that `k` makes.
+/// Blocks of [`KC`] that `k` makes, at least one.
 #[inline(always)]
 fn blocks(k: usize) -> usize {
-    k.div_ceil(KC)
+    k.div_ceil(KC).max(1)
 }
 
 #[inline(always)]

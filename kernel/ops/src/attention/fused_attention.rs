@@ -216,6 +216,7 @@ mod tests {
         masked => projected(2, 15, 33, 3, 16).input(random(&[2, 1, 15, 33], 4));
         mask_of_keys => projected(3, 4, 9, 2, 8).input(random(&[3, 1, 1, 9], 4));
         mask_of_heads => projected(1, 4, 9, 2, 8).input(random(&[2, 4, 9], 4));
+        mask_of_queries => projected(2, 4, 9, 2, 8).input(random(&[2, 1, 4, 1], 4));
         shared_keys => case(&[4, 3, 6, 8], &[4, 1, 10, 8], &[4, 1, 10, 8]);
         few_heads_many_queries => case(&[1, 2, 300, 8], &[1, 2, 40, 8], &[1, 2, 40, 8]);
         one_long_head => case(&[1, 300, 4], &[1, 600, 4], &[1, 600, 4]).input(random(&[300, 600], 4));
@@ -223,6 +224,8 @@ mod tests {
         very_many_heads => case(&[1100, 2, 3], &[1100, 2, 3], &[1100, 2, 3]);
         one_query => projected(2, 1, 65, 8, 32);
         no_queries => case(&[2, 0, 4], &[2, 3, 4], &[2, 3, 4]);
+        no_keys => case(&[2, 2, 4], &[2, 0, 4], &[2, 0, 4]);
+        no_depth => case(&[2, 2, 0], &[2, 3, 0], &[2, 3, 4]);
         no_heads => case(&[0, 2, 4], &[0, 3, 4], &[0, 3, 4]);
     }
 }

@@ -99,9 +99,6 @@ impl Heads {
             Some(m) => Some(stretch(m, queries, keys)?).filter(|_| queries > 0 && keys > 0),
             None => None,
         };
-        if mask.is_some_and(|m| m.col != 1 && keys > 1) {
-            return Err(EvalError::Invalid("a mask's keys are strided"));
-        }
         Ok(Heads {
             queries,
             keys,
@@ -127,7 +124,14 @@ impl Heads {
     /// The memory that a run needs.
     pub(crate) fn scratch(&self, level: Level) -> Scratch {
         let one = self.attention(level);
-        Scratch { shared: 0, per_worker: carved::<f32>(one.packed_len()).saturating_add(carved::<f32>(one.scratch_len())) }
+        let lens = [one.packed_len(), one.scratch_len(), self.written_mask()];
+        Scratch { shared: 0, per_worker: lens.map(carved::<f32>).into_iter().fold(0, usize::saturating_add) }
+    }
+
+    /// Elements of a mask that must be written out, because it is the same for all keys.
+    fn written_mask(&self) -> usize {
+        let one_for_all = self.mask.is_some_and(|m| m.col != 1 && self.keys > 1);
+        if one_for_all { self.queries.saturating_mul(self.keys) } else { 0 }
     }
 
     /// Multiply-adds, times two.
@@ -179,6 +183,7 @@ impl Heads {
         cx.parallel(tiles.count(), |grain, mut scratch| {
             let memory = carve::<f32>(&mut scratch, one.packed_len())?;
             let work = carve::<f32>(&mut scratch, one.scratch_len())?;
+            let written = carve::<f32>(&mut scratch, self.written_mask())?;
             let mut tile = tiles.claim(grain)?;
             let (row0, col0) = tile.origin();
             let rows = tile.rows().min(self.queries);
@@ -193,7 +198,14 @@ impl Heads {
                     let mask = match (self.mask, operands.mask) {
                         (Some(side), Some(data)) => {
                             let data = data.get(side.start(&self.batch, index) + first * side.row..)?;
-                            Some(Residual { data, row_stride: side.row, beta: 1.0 })
+                            if written.is_empty() {
+                                Some(Residual { data, row_stride: side.row, beta: 1.0 })
+                            } else {
+                                for (r, to) in written.chunks_exact_mut(self.keys).take(rows).enumerate() {
+                                    to.iter_mut().enumerate().for_each(|(c, to)| *to = data[r * side.row + c * side.col]);
+                                }
+                                Some(Residual { data: written, row_stride: self.keys, beta: 1.0 })
+                            }
                         }
                         _ => None,
                     };

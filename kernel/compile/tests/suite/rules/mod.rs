@@ -1,5 +1,6 @@
 //! Each rule alone: what it recognises becomes what it should, near misses stay as they are, and results stay the same.
 
+mod attention;
 mod conv_scale;
 mod epilogue;
 mod fold;
