@@ -42,7 +42,7 @@ fn agrees_with_the_definition_on_every_level() {
     let all = [(1, 1, 1, 1), (13, 128, 32, 32), (29, 197, 64, 64), (7, 31, 16, 40), (3, 513, 20, 8), (5, 1100, 600, 33), (40, 64, 8, 17), (2, 3, 0, 4)];
     for level in Level::available() {
         for (rows, keys, depth, width) in all {
-            let (d, heads, scale) = (Dims { rows, keys, depth, width }, 2, 0.7 / (depth as f32).sqrt());
+            let (d, heads, scale) = (Dims { rows, keys, depth, width }, 2, 0.7 / (depth.max(1) as f32).sqrt());
             let (q, k, v) = (noise(rows * depth * heads, 1), noise(keys * depth * heads, 2), noise(keys * width * heads, 3));
             let mask = noise(rows * keys, 4);
             for masked in [None, Some(keys), Some(0)] {
