@@ -210,6 +210,7 @@ fn product<S: Tile>(s: S, left: &[f32], panel: &[f32], k: usize, mr: usize, targ
         let b = panel[k0 * S::NR..][..kc * S::NR].as_ptr();
         let call = Call {
             a: left[k0 / KC * S::MR * A_STRIDE..][..mr * A_STRIDE].as_ptr(),
+            a_stride: A_STRIDE,
             b,
             kc,
             c: to.as_mut_ptr(),
