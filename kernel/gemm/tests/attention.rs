@@ -74,7 +74,7 @@ fn masked_keys_do_not_count() {
         let attention = Attention::new(level, keys, depth, depth);
         let (q, k, mut v) = (noise(depth, 1), noise(keys * depth, 2), noise(keys * depth, 3));
         let mask: Vec<f32> = (0..keys).map(|j| if j < 5 { 0.0 } else { f32::MIN }).collect();
-        let mut run = |v: &[f32]| {
+        let run = |v: &[f32]| {
             let (mut memory, mut scratch) = (vec![0.0; attention.packed_len()], vec![0.0; attention.scratch_len()]);
             let matrix = |data| Matrix { data, row_stride: depth, col_stride: 1 };
             let head = attention.pack(matrix(&k), matrix(v), &mut memory).unwrap();
