@@ -211,6 +211,8 @@ fn product<S: Tile>(s: S, left: &[f32], panel: &[f32], k: usize, mr: usize, targ
         let call = Call {
             a: left[k0 / KC * S::MR * A_STRIDE..][..mr * A_STRIDE].as_ptr(),
             a_stride: A_STRIDE,
+            runs: 1,
+            run_step: 0,
             b,
             kc,
             c: to.as_mut_ptr(),

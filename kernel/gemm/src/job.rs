@@ -186,6 +186,8 @@ impl Gemm {
                     let call = Call {
                         a: packed[i * A_STRIDE..][..mr * A_STRIDE].as_ptr(),
                         a_stride: A_STRIDE,
+                        runs: 1,
+                        run_step: 0,
                         b: panel,
                         kc,
                         // SAFETY: the tile has rows block + i + mr and columns j + width.
@@ -225,7 +227,7 @@ fn panel_width<S: Tile>(_: S) -> usize {
 }
 
 impl Finish {
-    fn new(epilogue: &Epilogue<'_>) -> Self {
+    pub(crate) fn new(epilogue: &Epilogue<'_>) -> Self {
         let from = |x: Option<&[f32]>| x.map_or(ptr::null(), <[f32]>::as_ptr);
         let (lo, hi) = epilogue.activation.clamp().unwrap_or((f32::NEG_INFINITY, f32::INFINITY));
         let residual = epilogue.residual;

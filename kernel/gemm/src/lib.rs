@@ -4,8 +4,9 @@
 //! windows of a channels-last image, so that a convolution is this same product without an im2col ([`Lhs`]). A [`Gemm`] cuts the product into
 //! grains, which a thread pool (or a loop) runs in any order; nothing here allocates while it runs.
 //!
-//! [`Winograd`] convolves 3 × 3 windows with a quarter of the multiplications, [`Depthwise`] each channel alone; [`Attention`] runs a head without
-//! its matrix of scores; [`QuantisedGemm`] multiplies bytes exactly, with zero points. All are cut in the same way.
+//! [`Winograd`] convolves 3 × 3 windows with a quarter of the multiplications, [`Planar`] the few planes of a picture, [`Depthwise`] each channel
+//! alone; [`Attention`] runs a head without its matrix of scores; [`QuantisedGemm`] multiplies bytes exactly, with zero points. All are cut in the
+//! same way.
 //!
 //! ```
 //! use millstream_gemm::{Epilogue, Gemm, Lhs, PackedB, Rhs};
@@ -42,6 +43,7 @@ mod error;
 mod job;
 mod lhs;
 mod micro;
+mod planar;
 mod quantised;
 mod quantised_rhs;
 mod rhs;
@@ -55,6 +57,7 @@ pub use epilogue::{Epilogue, Residual};
 pub use error::GemmError;
 pub use job::Gemm;
 pub use lhs::{Lhs, LhsElement, Window};
+pub use planar::Planar;
 pub use quantised::{QuantisedElement, QuantisedGemm, ZeroPoint, ZeroPoints};
 pub use quantised_rhs::{PackedQuantised, QuantisedRef, quantised_packed_len};
 pub use rhs::{PackedB, PackedRef, Rhs, pack_into, pack_panels, packed_len, panels};

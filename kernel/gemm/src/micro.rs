@@ -2,8 +2,9 @@
 //!
 //! ```text
 //! acc = first ? 0 : C
-//! for k:  b[v] = B[k, v]           (contiguous, aligned panel)
-//!         for r, v:  acc[r][v] = fma(splat(A[r, k]), b[v], acc[r][v])
+//! for runs of k:                   (one, but for images that are read in place)
+//!   for k in the run:  b[v] = B[k, v]           (contiguous, aligned panel)
+//!     for r, v:  acc[r][v] = fma(splat(A[r, k]), b[v], acc[r][v])
 //! C = last ? epilogue(acc) : acc
 //! ```
 //! Rows of A lie any stride apart, so that A needs no transposition while packing, or no packing at all; packed rows lie [`A_STRIDE`] apart, so
@@ -37,6 +38,9 @@ pub(crate) struct Call<'f> {
     pub(crate) a: *const f32,
     /// Elements from a row of A to the next.
     pub(crate) a_stride: usize,
+    /// Runs of `kc` steps of k, and the elements from where A's rows have one to where they have the next.
+    pub(crate) runs: usize,
+    pub(crate) run_step: usize,
     /// Packed B: `kc` groups of `S::NR` elements.
     pub(crate) b: *const f32,
     pub(crate) kc: usize,
@@ -71,7 +75,7 @@ pub(crate) struct Finish {
 /// A compiled tile.
 ///
 /// # Safety
-/// `a` is readable for MR rows of `kc`, `b` for `kc * NR`, `c` writable for MR rows of `cols` (and
+/// `a` is readable for MR rows of `runs` runs of `kc`, `b` for `runs * kc * NR`, `c` writable for MR rows of `cols` (and
 /// initialised unless `first`), and the pointers of `finish` that are not null readable for MR rows from `row` on and `cols` columns from `col` on.
 pub(crate) type Kernel<S> = unsafe fn(S, &Call<'_>);
 
@@ -165,29 +169,34 @@ unsafe fn body<S: Tile, const MR: usize, const NV: usize>(s: S, call: &Call<'_>)
     for (i, a) in a.iter_mut().enumerate() {
         *a = a.wrapping_add(3 * i * stride);
     }
-    for _ in 0..call.kc {
-        s.prefetch_far(later);
-        later = later.wrapping_byte_add(call.later.step);
-        // Panels stream from beyond the L1 cache the first time that they are used.
-        for v in 0..NV {
-            s.prefetch(b.wrapping_add(AHEAD * S::NR + v * lanes));
-        }
-        let mut bv = [S::F32::splat(s, 0.0); NV];
-        for v in 0..NV {
-            // SAFETY: B has kc groups of NR >= NV * lanes elements; b is the start of the current one.
-            bv[v] = unsafe { S::F32::load_ptr(s, b.add(v * lanes)) };
-        }
-        rows!(MR, R => {
-            // SAFETY: A has MR rows of kc elements; a is the current column.
-            let av = S::F32::splat(s, unsafe { *a[R / 3].add(R % 3 * stride) });
+    for _ in 0..call.runs {
+        for _ in 0..call.kc {
+            s.prefetch_far(later);
+            later = later.wrapping_byte_add(call.later.step);
+            // Panels stream from beyond the L1 cache the first time that they are used.
             for v in 0..NV {
-                acc[R][v] = av.mul_add(bv[v], acc[R][v]);
+                s.prefetch(b.wrapping_add(AHEAD * S::NR + v * lanes));
             }
-        });
-        for a in &mut a[..MR.div_ceil(3)] {
-            *a = a.wrapping_add(1);
+            let mut bv = [S::F32::splat(s, 0.0); NV];
+            for v in 0..NV {
+                // SAFETY: B has kc groups of NR >= NV * lanes elements; b is the start of the current one.
+                bv[v] = unsafe { S::F32::load_ptr(s, b.add(v * lanes)) };
+            }
+            rows!(MR, R => {
+                // SAFETY: A has MR rows of kc elements; a is the current column.
+                let av = S::F32::splat(s, unsafe { *a[R / 3].add(R % 3 * stride) });
+                for v in 0..NV {
+                    acc[R][v] = av.mul_add(bv[v], acc[R][v]);
+                }
+            });
+            for a in &mut a[..MR.div_ceil(3)] {
+                *a = a.wrapping_add(1);
+            }
+            b = b.wrapping_add(S::NR);
         }
-        b = b.wrapping_add(S::NR);
+        for a in &mut a[..MR.div_ceil(3)] {
+            *a = a.wrapping_add(call.run_step.wrapping_sub(call.kc));
+        }
     }
     if let Some(f) = call.finish {
         // SAFETY: the caller's promise for the pointers of `finish`.

@@ -59,6 +59,11 @@ impl PackedWinograd {
         Ok(Self { bytes, level, channels, outputs })
     }
 
+    /// Channels of the output.
+    pub fn outputs(&self) -> usize {
+        self.outputs
+    }
+
     /// Bytes of memory.
     pub fn bytes(&self) -> usize {
         self.bytes.len()
@@ -353,6 +358,8 @@ impl Grain<'_> {
                         let call = Call {
                             a: v[i * stride + k0..][..(mr - 1) * stride + kc].as_ptr(),
                             a_stride: stride,
+                            runs: 1,
+                            run_step: 0,
                             b: panel[k0 * S::NR..][..kc * S::NR].as_ptr(),
                             kc,
                             c: m[i * product_stride + p * S::NR..][..(mr - 1) * product_stride + S::NR].as_mut_ptr(),

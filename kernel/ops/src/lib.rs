@@ -58,7 +58,7 @@ operators! {
         ; convolution, linear, packed, product
     }
     /// Sliding windows and weights.
-    conv { conv, conv_transpose, fused_conv; depthwise, direct, fast, gather, geometry, oracle, reorder, weights }
+    conv { conv, conv_transpose, fused_conv; depthwise, direct, disjoint, fast, gather, geometry, oracle, planar, reorder, weights, winograd }
     /// Products of matrices.
     matmul { mat_mul, fused_mat_mul, gemm; activation, batched, direct, number, oracle, product }
     /// Softmaxes of products that weigh values.

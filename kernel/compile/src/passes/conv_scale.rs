@@ -1,4 +1,4 @@
-//! Folds what follows a convolution channel by channel into its weights: batch normalisation, a factor, a term.
+//! Folds what follows a convolution (transposed ones included) channel by channel into its weights: batch normalisation, a factor, a term.
 //!
 //! With scale s and shift t of output channel c: s·(W∗x + b) + t = (s·W)∗x + (s·b + t). The products are rounded once in
 //! f32, so results differ from the unfolded ones by rounding only.
@@ -6,9 +6,9 @@
 use super::{Rewrite, Rule, rewrite::other_operand};
 use alloc::{vec, vec::Vec};
 use millstream_gemm::Activation;
-use millstream_graph::{NodeId, ValueId};
+use millstream_graph::{Node, NodeId, ValueId};
 use millstream_ops::{
-    conv::conv::Conv,
+    conv::{conv::Conv, conv_transpose::ConvTranspose},
     elementwise::{add::Add, mul::Mul},
     norm::batch_normalization::BatchNormalization,
 };
@@ -48,23 +48,49 @@ struct Folded {
 
 fn fold(rewrite: &Rewrite<'_>) -> Option<Folded> {
     let node = rewrite.node()?;
-    let conv = node.op.downcast_ref::<Conv>()?;
-    if conv.has_residual() || conv.activation() != Activation::None {
-        return None;
-    }
-    let weights = rewrite.constant(node.input(1)?).filter(|w| w.dtype() == DType::F32 && w.shape().rank() > 0)?;
-    let channels = weights.shape()[0];
+    let weights = rewrite.constant(node.input(1)?).filter(|w| w.dtype() == DType::F32 && w.shape().rank() > 1)?;
+    let filters = Filters::of(node, weights.shape())?;
+    let channels = filters.outputs * filters.groups;
     let bias = match node.input(2) {
         Some(b) => rewrite.constant(b)?.as_slice::<f32>().ok()?.to_vec(),
         None => vec![0.0; channels],
     };
     let y = node.output(0)?;
     let (affine, result) = reader(rewrite, y, channels)?;
-    let per_channel = weights.shape().elements().checked_div(channels).filter(|&n| n > 0)?;
-    let scaled: Vec<f32> =
-        weights.as_slice::<f32>().ok()?.chunks_exact(per_channel).zip(&affine.scale).flat_map(|(w, &s)| w.iter().map(move |&w| w * s)).collect();
+    let elements = weights.as_slice::<f32>().ok()?.iter().enumerate();
+    let scaled: Vec<f32> = elements.map(|(i, &w)| affine.scale.get(filters.channel(i)).map(|&s| w * s)).collect::<Option<_>>()?;
     let bias: Vec<f32> = bias.iter().zip(affine.scale.iter().zip(&affine.shift)).map(|(b, (s, t))| b * s + t).collect();
     Some(Folded { weights: Tensor::from_slice(weights.shape(), &scaled).ok()?, bias: Tensor::from_slice(&[channels], &bias).ok()?, result })
+}
+
+/// Which output channel an element of the weights is for.
+struct Filters {
+    groups: usize,
+    /// Output channels of a group.
+    outputs: usize,
+    /// Elements of a channel that follow each other, and how often a group's channels are passed.
+    run: usize,
+    passes: usize,
+}
+
+impl Filters {
+    /// The weights of a convolution without residual and activation, or of a transposed one.
+    fn of(node: &Node, shape: &[usize]) -> Option<Filters> {
+        let elements: usize = shape.iter().product();
+        if let Some(conv) = node.op.downcast_ref::<Conv>() {
+            let plain = !conv.has_residual() && conv.activation() == Activation::None;
+            let run = elements.checked_div(shape[0]).filter(|&run| plain && run > 0)?;
+            return Some(Filters { groups: 1, outputs: shape[0], run, passes: 1 });
+        }
+        let conv = node.op.downcast_ref::<ConvTranspose>().filter(|c| c.activation() == Activation::None)?;
+        let run = elements.checked_div(shape[0] * shape[1]).filter(|&run| run > 0)?;
+        Some(Filters { groups: conv.group(), outputs: shape[1], run, passes: shape[0].checked_div(conv.group()).filter(|&p| p > 0)? })
+    }
+
+    fn channel(&self, element: usize) -> usize {
+        let row = element / self.run;
+        row / self.outputs / self.passes * self.outputs + row % self.outputs
+    }
 }
 
 /// What the only reader of `y` does to each channel, and its result.

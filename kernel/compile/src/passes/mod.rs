@@ -15,6 +15,7 @@ mod layer_norm;
 mod product;
 mod qdq;
 mod rewrite;
+mod winograd;
 
 use alloc::{collections::VecDeque, vec, vec::Vec};
 use millstream_engine::{CompileError, NodeError};
@@ -48,6 +49,7 @@ const RULES: &[&dyn Rule] = &[
     &product::FuseBias,
     &epilogue::FuseResidual,
     &epilogue::FuseActivation,
+    &winograd::ChooseWinograd,
 ];
 
 /// Rules on what the others left behind.

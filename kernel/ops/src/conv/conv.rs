@@ -2,12 +2,15 @@
 //! side by side, each on its share of the channels.
 //!
 //! f32 runs channels-last as a product of matrices (rows are output pixels, columns output channels), or depthwise; other
-//! floats run as obvious loops. The fused form adds a residual of the output's shape, then applies an activation.
+//! floats run as obvious loops. The fused form adds a residual of the output's shape, then applies an activation. Windows of
+//! 3 × 3 run by Winograd's algorithm where [`Conv::with_winograd`] was asked and answered yes.
 
 use super::{
     direct, fast,
     geometry::{Sliding, positive},
+    planar,
     weights::{PackedWeights, WeightDims},
+    winograd,
 };
 use crate::matmul::activation::suffix;
 use alloc::{boxed::Box, string::String, sync::Arc, vec, vec::Vec};
@@ -41,6 +44,7 @@ pub struct Conv {
     pub(crate) group: usize,
     pub(crate) activation: Activation,
     pub(crate) residual: bool,
+    pub(crate) winograd: bool,
 }
 
 impl Conv {
@@ -55,6 +59,7 @@ impl Conv {
             group: usize::try_from(group).ok().filter(in_range).ok_or_else(unsupported)?,
             activation: Activation::None,
             residual: false,
+            winograd: false,
         })
     }
 
@@ -67,6 +72,27 @@ impl Conv {
     /// an activation already.
     pub fn with_residual(&self) -> Option<Conv> {
         (!self.residual && self.activation == Activation::None).then(|| Conv { residual: true, ..self.clone() })
+    }
+
+    /// The same convolution by Winograd's algorithm, for constant weights of this shape and an output of these spatial dims (`None`
+    /// where they are not known); `None` if that does not pay. It costs four times the memory of the weights, and some 1e-6 of the
+    /// greatest result in precision.
+    pub fn with_winograd(&self, weights: &[usize], output: Option<&[usize]>) -> Option<Conv> {
+        let dims = WeightDims::new(weights, self.group)?;
+        let pays = !self.winograd && self.suits_winograd(weights) && winograd::pays(dims.channels, dims.out, output);
+        pays.then(|| Conv { winograd: true, ..self.clone() })
+    }
+
+    /// One group of dense 3 × 3 windows that move by one.
+    pub(crate) fn suits_winograd(&self, weights: &[usize]) -> bool {
+        let plain = |i| self.sliding.stride(i) == 1 && self.sliding.dilation(i) == 1;
+        self.group == 1 && matches!(weights, [_, _, 3, 3]) && plain(0) && plain(1)
+    }
+
+    /// One group of undilated windows over few planes.
+    pub(crate) fn suits_planar(&self, weights: &[usize]) -> bool {
+        let dense = self.sliding.dilation(0) == 1 && self.sliding.dilation(1) == 1;
+        self.group == 1 && dense && matches!(weights, [_, 1..=planar::FEW_CHANNELS, _, _])
     }
 
     /// The activation.
@@ -158,7 +184,11 @@ impl Op for Conv {
         let Some(dims) = WeightDims::new(weight.shape(), self.group) else { return Ok(None) };
         let view = weight.typed::<f32>()?;
         let weights = view.as_slice().ok_or(TensorError::Strided)?;
-        Ok(Some(Arc::new(PackedWeights::new(cx.level, weights, dims)?)))
+        Ok(Some(Arc::new(match weight.shape()[..] {
+            [_, _, _, width] if self.suits_planar(weight.shape()) => PackedWeights::planar(cx.level, weights, dims, width)?,
+            _ if self.winograd && self.suits_winograd(weight.shape()) => PackedWeights::winograd(cx.level, weights, dims)?,
+            _ => PackedWeights::new(cx.level, weights, dims)?,
+        })))
     }
 
     fn permute(&self, cx: &StepCx<'_>, inputs: &[Option<Order>]) -> Option<Permutation> {
@@ -168,8 +198,8 @@ impl Op for Conv {
         }
         let rank = x.shape().rank();
         let last = Order::channels_last(rank);
-        // A picture of a few planes is reordered by the step itself, which is as fast as any other step doing so.
-        let given = inputs.first().copied()?.filter(|o| o.is_row_major() && x.shape().get(1).is_some_and(|&c| c <= fast::FEW_CHANNELS));
+        // A picture of a few planes is read as it is.
+        let given = inputs.first().copied()?.filter(|o| o.is_row_major() && x.shape().get(1).is_some_and(|&c| c <= planar::FEW_CHANNELS));
         let mut wanted = vec![Some(given.unwrap_or(last)), Some(Order::row_major(rank)), None, Some(last)];
         wanted.truncate(inputs.len());
         Some(Permutation { inputs: wanted, outputs: vec![last] })
@@ -204,6 +234,8 @@ mod tests {
         pointwise => case(&[2, 20, 5, 7], &[33, 20, 1, 1]).input(random(&[33], 3));
         three_by_three => case(&[2, 9, 8, 7], &[40, 9, 3, 3]).ints("pads", &[1, 1, 1, 1]).input(random(&[40], 3));
         strided => case(&[1, 16, 9, 11], &[17, 16, 1, 1]).ints("strides", &[2, 2]);
+        stem_of_planes => case(&[2, 4, 30, 45], &[40, 4, 3, 5]).ints("strides", &[1, 3]).ints("pads", &[0, 2, 2, 5]);
+        stem_dynamic => Case::new([random(&[1, 3, 9, 8], 1), random(&[10, 3, 3, 3], 2)]);
         stem => case(&[2, 3, 17, 16], &[24, 3, 7, 7]).ints("strides", &[2, 2]).ints("pads", &[3, 3, 3, 3]).input(random(&[24], 3));
         asymmetric => case(&[1, 5, 6, 7], &[8, 5, 3, 2]).ints("pads", &[0, 2, 1, 3]).ints("strides", &[1, 2]);
         dilated => case(&[1, 6, 12, 11], &[7, 6, 3, 3]).ints("dilations", &[2, 3]).ints("pads", &[2, 3, 2, 3]);

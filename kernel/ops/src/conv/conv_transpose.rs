@@ -79,6 +79,16 @@ impl ConvTranspose {
         (self.activation == Activation::None).then(|| ConvTranspose { activation, ..self.clone() })
     }
 
+    /// Convolutions side by side.
+    pub fn group(&self) -> usize {
+        self.group
+    }
+
+    /// The activation.
+    pub fn activation(&self) -> Activation {
+        self.activation
+    }
+
     fn check_rank(&self, rank: usize) -> Result<(), InferError> {
         self.sliding.check_rank(rank)?;
         // Some exporters write the whole output shape, batch and channels included.
@@ -227,7 +237,10 @@ impl Op for ConvTranspose {
 
     fn kernel(&self, cx: &StepCx<'_>) -> String {
         match gather::Step::of(self, cx) {
-            Ok(_) => alloc::format!("conv-transpose-gemm-{}{}", cx.level, suffix(self.activation, false)),
+            Ok(step) => {
+                let kind = if step.is_disjoint() { "lines" } else { "gemm" };
+                alloc::format!("conv-transpose-{kind}-{}{}", cx.level, suffix(self.activation, false))
+            }
             Err(_) => String::from("conv-transpose-direct"),
         }
     }
@@ -295,6 +308,10 @@ mod tests {
     }
 
     op_tests! { DEF, reference, Tolerance { rel: 1e-5, abs: 2e-5 };
+        single => case(&[2, 20, 5, 37], &[20, 1, 2, 2]).ints("strides", &[2, 2]).input(random(&[1], 3));
+        triple => case(&[1, 7, 4, 3], &[7, 5, 2, 3]).ints("strides", &[2, 3]);
+        one_axis_apart => case(&[2, 6, 9], &[6, 5, 4]).ints("strides", &[4]).input(random(&[5], 3));
+        apart_dynamic => Case::new([random(&[1, 4, 3, 4], 1), random(&[4, 3, 2, 2], 2)]).ints("strides", &[2, 2]);
         double => case(&[2, 20, 5, 7], &[20, 24, 2, 2]).ints("strides", &[2, 2]).input(random(&[24], 3));
         overlapping => case(&[1, 5, 5, 7], &[5, 19, 3, 3]).ints("strides", &[2, 2]).ints("pads", &[1, 1, 1, 1]).ints("output_padding", &[1, 0]);
         dilated => case(&[1, 5, 5, 4], &[5, 3, 3, 2]).ints("dilations", &[2, 3]).ints("pads", &[0, 1, 2, 0]);

@@ -4,18 +4,22 @@
 //! |---|---|
 //! | one tap, stride 1 | the image as a matrix of pixels × channels |
 //! | one or two spatial axes | windows, copied block by block while the product runs |
+//! | few planes, packed weights | the planes, read in place: see `planar` |
+//! | 3 × 3 where the operator says so | tiles, transformed: see `winograd` |
 //! | more axes | pixels gathered by a table of offsets |
 //! | one channel a group | none: the depthwise kernel |
 //!
 //! A row-major image or output is reordered by the step itself. Whatever the way, an element is one chain of multiply-adds
-//! over (tap, channel) in ascending order.
+//! over (tap, channel) in ascending order (of planes: over (line, channel, column); Winograd's chains are a tile's own).
 
 use super::{
     conv::Conv,
     depthwise,
     geometry::{Axes, Axis, position, visit},
+    planar,
     reorder::transpose,
     weights::{self, PackedWeights, WeightDims},
+    winograd,
 };
 use crate::{
     carve::{carve, carved},
@@ -23,12 +27,9 @@ use crate::{
     pool::window::is_channels_last,
 };
 use alloc::{format, string::String};
-use millstream_gemm::{Activation, Depthwise, Epilogue, Gemm, Lhs, PackedRef, Residual, Window, pack_into, packed_len};
+use millstream_gemm::{Activation, Depthwise, Epilogue, Gemm, Lhs, PackedRef, Planar, Residual, Window, pack_into, packed_len};
 use millstream_graph::{EvalCx, EvalError, Scratch, Spec, StepCx};
 use millstream_simd::Level;
-
-/// A row-major image of at most so many channels is taken as it is: other steps gain nothing from reordering it.
-pub(crate) const FEW_CHANNELS: usize = 4;
 
 /// The left operand's kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,6 +38,8 @@ enum Kind {
     Window,
     Gathered,
     Depthwise,
+    Winograd,
+    Planar,
 }
 
 /// A convolution of known shapes.
@@ -72,10 +75,13 @@ impl Step {
         let axes = conv.sliding.axes(shape.get(2..).unwrap_or_default(), &w.shape()[2..])?;
         let kind = match &axes[..] {
             _ if weights.is_depthwise() => Kind::Depthwise,
+            _ if packed && conv.suits_planar(w.shape()) => Kind::Planar,
+            _ if conv.winograd && packed && conv.suits_winograd(w.shape()) => Kind::Winograd,
             axes if axes.iter().all(Axis::is_pointwise) => Kind::Pointwise,
             axes if axes.len() <= 2 => Kind::Window,
             _ => Kind::Gathered,
         };
+        let row_major = x.layout.is_row_major();
         Ok(Step {
             axes,
             weights,
@@ -83,7 +89,7 @@ impl Step {
             images: shape[0],
             level,
             pack: !packed,
-            reorder_in: !is_channels_last(&x.layout),
+            reorder_in: if kind == Kind::Planar { !row_major } else { !is_channels_last(&x.layout) },
             reorder_out: !is_channels_last(&y.layout),
             residual: conv.residual,
         })
@@ -113,6 +119,14 @@ impl Step {
         Gemm::new(self.level, self.rows(), self.weights.k(), self.weights.out)
     }
 
+    fn winograd(&self) -> winograd::Plan {
+        winograd::Plan::new(self.level, &self.window(&[], self.channels()), self.outputs())
+    }
+
+    fn planar(&self) -> Planar {
+        Planar::new(self.level, &self.window(&[], self.channels()), self.outputs())
+    }
+
     /// Elements of the reordered image, the reordered output, the reordered residual, packed weights, and offsets.
     fn parts(&self) -> [usize; 5] {
         let w = &self.weights;
@@ -132,7 +146,12 @@ impl Step {
     pub(crate) fn scratch(&self) -> Scratch {
         let [image, output, residual, packed, offsets] = self.parts();
         let floats: usize = [image, output, residual, packed].map(carved::<f32>).iter().sum();
-        let per_worker = if self.kind == Kind::Depthwise { 0 } else { product::grain_scratch(&self.gemm()) };
+        let per_worker = match self.kind {
+            Kind::Depthwise => 0,
+            Kind::Winograd => self.winograd().grain_scratch(),
+            Kind::Planar => planar::grain_scratch(&self.planar()),
+            _ => product::grain_scratch(&self.gemm()),
+        };
         Scratch { shared: floats + carved::<usize>(offsets), per_worker }
     }
 
@@ -144,8 +163,10 @@ impl Step {
             Kind::Window => "window-gemm",
             Kind::Gathered => "gather-gemm",
             Kind::Depthwise => "depthwise",
+            Kind::Winograd => "winograd",
+            Kind::Planar => "planar",
         };
-        format!("conv{taps}-{kind}{}", if self.reorder_in { "-nchw" } else { "" })
+        format!("conv{taps}-{kind}{}", if self.reorder_in { "-reordered" } else { "" })
     }
 
     /// The step's windows, for at most two spatial axes, and for channels from the start of `data` on.
@@ -206,8 +227,13 @@ pub(crate) fn run(conv: &Conv, cx: &mut EvalCx<'_>) -> Result<(), EvalError> {
 
     let x = cx.input::<f32>(0)?;
     let x = if step.reorder_in {
-        let from = x.as_slice().ok_or(EvalError::Invalid("the image is neither row-major nor channels-last"))?;
-        transpose(cx, from, image, step.images, step.channels(), step.pixels_in())?;
+        let strange = EvalError::Invalid("the image is neither row-major nor channels-last");
+        if step.kind == Kind::Planar {
+            let from = is_channels_last(x.layout()).then(|| x.data()).ok_or(strange)?;
+            transpose(cx, from, image, step.images, step.pixels_in(), step.channels())?;
+        } else {
+            transpose(cx, x.as_slice().ok_or(strange)?, image, step.images, step.channels(), step.pixels_in())?;
+        }
         &*image
     } else {
         x.data()
@@ -231,7 +257,13 @@ pub(crate) fn run(conv: &Conv, cx: &mut EvalCx<'_>) -> Result<(), EvalError> {
     };
     let mut y = cx.output::<f32>(0)?;
     let target = if step.reorder_out { &mut *output } else { y.data_mut() };
-    if step.kind == Kind::Depthwise {
+    if let (Kind::Winograd, Some(PackedWeights::Winograd(weights))) = (step.kind, packed) {
+        step.winograd().run(cx, step.window(x, step.channels()), weights, bias, residual, conv.activation, target)?;
+    } else if let (Kind::Planar, Some(PackedWeights::Planar(weights))) = (step.kind, packed) {
+        let residual = residual.map(|data| Residual { data, row_stride: step.outputs(), beta: 1.0 });
+        let epilogue = Epilogue { bias_cols: bias, residual, activation: conv.activation, ..Epilogue::default() };
+        planar::run(cx, &step.planar(), &step.window(x, step.channels()), weights.view(), &epilogue, target)?;
+    } else if step.kind == Kind::Depthwise {
         let weights = match packed {
             Some(PackedWeights::Depthwise(bytes)) => bytemuck::cast_slice((*bytes).as_ref()),
             _ => {

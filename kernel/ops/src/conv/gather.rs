@@ -4,9 +4,11 @@
 //! parts[pixel, group, tap, out] = image[pixel, group, ..] · weights[group][.., tap, out]     (a product for each group)
 //! y[pixel, channel]  = bias + sum over taps, ascending, of the part that lands on it         (a gather)
 //! ```
+//! Where exactly one part lands on every pixel, lines run one by one: see `disjoint`.
 
 use super::{
     conv_transpose::{ConvTranspose, SpreadAxis},
+    disjoint::Disjoint,
     reorder::transpose,
     weights::{PackedTransposed, by_tap},
 };
@@ -87,14 +89,25 @@ impl Step {
         Gemm::new(self.level, self.images * self.pixels_in(), self.channels, self.columns())
     }
 
-    /// Elements of the reordered image, the reordered output, the parts, reordered weights, packed weights.
+    fn disjoint(&self) -> Option<Disjoint> {
+        let one = self.group == 1;
+        one.then(|| Disjoint::new(self.level, &self.axes, self.images, self.channels, self.out)).flatten()
+    }
+
+    /// True if [`Disjoint`] runs the step.
+    pub(crate) fn is_disjoint(&self) -> bool {
+        self.disjoint().is_some()
+    }
+
+    /// Elements of the reordered image, the reordered output, the parts (or the repeated bias), reordered weights, packed weights.
     fn parts(&self) -> [usize; 5] {
         let given = |yes: bool, n: usize| if yes { n } else { 0 };
         let pixels = self.images * self.pixels_in();
+        let parts = self.disjoint().map_or_else(|| pixels.saturating_mul(self.group * self.columns()), |d| d.bias_len());
         [
             given(self.reorder_in, pixels * self.group * self.channels),
             given(self.reorder_out, self.images * self.pixels_out() * self.outputs()),
-            pixels.saturating_mul(self.group * self.columns()),
+            parts,
             given(self.pack, self.channels * self.columns()),
             given(self.pack, packed_len(self.level, self.channels, self.columns())),
         ]
@@ -103,7 +116,8 @@ impl Step {
     /// The memory that the step needs.
     pub(crate) fn scratch(&self) -> Scratch {
         let shared = self.parts().map(carved::<f32>).iter().fold(0, |a: usize, &b| a.saturating_add(b));
-        Scratch { shared, per_worker: product::grain_scratch(&self.gemm()) }
+        let per_worker = self.disjoint().map_or_else(|| product::grain_scratch(&self.gemm()), |d| d.grain_scratch());
+        Scratch { shared, per_worker }
     }
 }
 
@@ -154,7 +168,9 @@ pub(crate) fn run(op: &ConvTranspose, cx: &mut EvalCx<'_>) -> Result<(), EvalErr
         Some(b) => Some(b.as_slice().ok_or(EvalError::Invalid("the bias is strided"))?),
         None => None,
     };
-    let (gemm, columns) = (step.gemm(), step.columns());
+    let mut y = cx.output::<f32>(0)?;
+    let target = if step.reorder_out { &mut *output } else { y.data_mut() };
+    let (gemm, columns, disjoint) = (step.gemm(), step.columns(), step.disjoint());
     for group in 0..step.group {
         let b: PackedRef<'_> = match packed {
             Some(p) => p.0.get(group).ok_or(EvalError::MissingInput(1))?.view(),
@@ -164,13 +180,24 @@ pub(crate) fn run(op: &ConvTranspose, cx: &mut EvalCx<'_>) -> Result<(), EvalErr
                 pack_into(step.level, Rhs::row_major(ordered, columns), step.channels, columns, packing).map_err(product::refused)?
             }
         };
+        if let Some(job) = &disjoint {
+            let bias = bias.map(|b| b.get(..step.out).ok_or(EvalError::Invalid("the bias is too short"))).transpose()?;
+            for parts in parts.chunks_exact_mut(step.out.max(1)) {
+                match bias {
+                    Some(bias) => parts.copy_from_slice(bias),
+                    None => parts.fill(0.0),
+                }
+            }
+            job.run(cx, x, b, parts, op.activation, target)?;
+            continue;
+        }
         let a = Lhs::row_major(x.get(group * step.channels..).unwrap_or_default(), step.group * step.channels);
         let c = parts.get_mut(group * columns..).unwrap_or_default();
         product::run(cx, &gemm, &a, b, c, step.group * columns, &Epilogue::default())?;
     }
-    let mut y = cx.output::<f32>(0)?;
-    let target = if step.reorder_out { &mut *output } else { y.data_mut() };
-    sum_parts(op, cx, &step, parts, bias, target)?;
+    if disjoint.is_none() {
+        sum_parts(op, cx, &step, parts, bias, target)?;
+    }
     if step.reorder_out {
         let y = y.as_slice_mut().ok_or(EvalError::Output(0))?;
         transpose(cx, output, y, step.images, step.pixels_out(), step.outputs())?;

@@ -1,7 +1,8 @@
 //! A convolution's weights in the one form that its kernels read.
 
+use super::planar;
 use alloc::vec::Vec;
-use millstream_gemm::{GemmError, PackedB, Rhs};
+use millstream_gemm::{GemmError, PackedB, PackedWinograd, Rhs};
 use millstream_graph::Packed;
 use millstream_simd::Level;
 use millstream_tensor::{AlignedBytes, TensorError};
@@ -44,6 +45,14 @@ impl WeightDims {
         let start = group * self.group_len();
         Some(Rhs::convolution(weights.get(start..start + self.group_len())?, self.channels, self.taps))
     }
+
+    /// Why packing failed: no memory, or weights that are too short.
+    fn refused(&self, weights: &[f32], error: &GemmError) -> TensorError {
+        match error {
+            GemmError::OutOfMemory(n) => TensorError::OutOfMemory(*n),
+            _ => TensorError::Length { needed: self.group * self.group_len(), found: weights.len() },
+        }
+    }
 }
 
 /// Packed weights.
@@ -53,6 +62,10 @@ pub(crate) enum PackedWeights {
     Groups(Vec<PackedB>),
     /// `[taps, channels]`.
     Depthwise(AlignedBytes),
+    /// 3 × 3 filters, transformed.
+    Winograd(PackedWinograd),
+    /// A matrix of `[ky, channels, kx]` rows and `out` columns.
+    Planar(PackedB),
 }
 
 impl PackedWeights {
@@ -62,15 +75,25 @@ impl PackedWeights {
             depthwise(weights, dims, bytemuck::cast_slice_mut(bytes.as_mut()));
             return Ok(PackedWeights::Depthwise(bytes));
         }
-        let short = || TensorError::Length { needed: dims.group * dims.group_len(), found: weights.len() };
         let pack = |g| {
-            let matrix = dims.matrix(weights, g).ok_or_else(short)?;
-            PackedB::new(level, matrix, dims.k(), dims.out).map_err(|e| match e {
-                GemmError::OutOfMemory(n) => TensorError::OutOfMemory(n),
-                _ => short(),
-            })
+            let matrix = dims.matrix(weights, g).ok_or(GemmError::Overflow).map_err(|e| dims.refused(weights, &e))?;
+            PackedB::new(level, matrix, dims.k(), dims.out).map_err(|e| dims.refused(weights, &e))
         };
         Ok(PackedWeights::Groups((0..dims.group).map(pack).collect::<Result<_, _>>()?))
+    }
+
+    /// The form for Winograd's algorithm, of one group's 3 × 3 filters.
+    pub(crate) fn winograd(level: Level, weights: &[f32], dims: WeightDims) -> Result<PackedWeights, TensorError> {
+        Ok(PackedWeights::Winograd(PackedWinograd::new(level, weights, dims.channels, dims.out).map_err(|e| dims.refused(weights, &e))?))
+    }
+
+    /// The form for images of few planes, of one group's filters of lines of `width` taps.
+    pub(crate) fn planar(level: Level, weights: &[f32], dims: WeightDims, width: usize) -> Result<PackedWeights, TensorError> {
+        let mut ordered = AlignedBytes::zeroed(size_of_val(weights))?;
+        let ordered: &mut [f32] = bytemuck::cast_slice_mut(ordered.as_mut());
+        planar::by_line(weights, dims, width, ordered);
+        let packed = PackedB::new(level, Rhs::transposed(ordered, dims.k()), dims.k(), dims.out);
+        Ok(PackedWeights::Planar(packed.map_err(|e| dims.refused(weights, &e))?))
     }
 }
 
@@ -79,6 +102,8 @@ impl Packed for PackedWeights {
         match self {
             PackedWeights::Groups(groups) => groups.iter().map(PackedB::bytes).sum(),
             PackedWeights::Depthwise(bytes) => bytes.len(),
+            PackedWeights::Winograd(packed) => packed.bytes(),
+            PackedWeights::Planar(packed) => packed.bytes(),
         }
     }
 }

@@ -51,6 +51,22 @@ fn batch_normalisation_goes_into_the_weights() {
 }
 
 #[test]
+fn batch_normalisation_goes_into_transposed_weights() {
+    for group in [1, 2] {
+        becomes(
+            RULE,
+            &model(|b| {
+                let x = b.input(noise(&[2, 6, 5, 7], 1));
+                let w = b.constant(noise(&[6, 4 / group, 2, 3], 2));
+                let y = b.op_with("ConvTranspose", &[x, w], &[("strides", ints(&[2, 2])), ("group", Attribute::Int(group as i64))]);
+                batch_norm(b, y)
+            }),
+            &["ConvTranspose"],
+        );
+    }
+}
+
+#[test]
 fn factors_and_terms_go_into_the_weights() {
     for (name, swap) in [("Mul", false), ("Mul", true), ("Add", false), ("Add", true)] {
         for dims in [&[][..], &[1], &[1, 1, 1, 1], &[4, 1, 1], &[1, 4, 1, 1]] {

@@ -10,6 +10,7 @@ mod identity;
 mod layer_norm;
 mod product;
 mod qdq;
+mod winograd;
 
 use super::model::{Model, close};
 use millstream_compile::{Options, rules};
