@@ -130,3 +130,47 @@ fn what_somebody_else_reads_stays() {
         }
     }
 }
+
+/// The approximation by a hyperbolic tangent with these constants, its cube spelt in one of four ways.
+fn tangent(root: f32, factor: f32, cube: usize) -> Model {
+    model(|b| {
+        let x = b.input(noise(&[3, 8], 1));
+        let [root, factor, one, half, three] = [root, factor, 1.0, 0.5, 3.0].map(|c| b.scalar(c));
+        let term = match cube {
+            0 => {
+                let inner = b.op("Mul", &[factor, x]);
+                let inner = b.op("Mul", &[x, inner]);
+                b.op("Mul", &[x, inner])
+            }
+            1 => {
+                let square = b.op("Mul", &[x, x]);
+                let cube = b.op("Mul", &[square, x]);
+                b.op("Mul", &[cube, factor])
+            }
+            2 => {
+                let cube = b.op("Pow", &[x, three]);
+                b.op("Mul", &[cube, factor])
+            }
+            _ => {
+                let square = b.op("Mul", &[x, x]);
+                b.op("Mul", &[square, factor])
+            }
+        };
+        let sum = b.op("Add", &[x, term]);
+        let inner = b.op("Mul", &[root, sum]);
+        let tanh = b.op("Tanh", &[inner]);
+        let sum = b.op("Add", &[one, tanh]);
+        let gate = b.op("Mul", &[half, sum]);
+        b.op("Mul", &[x, gate])
+    })
+}
+
+#[test]
+fn the_approximation_is_recognised() {
+    for cube in 0..3 {
+        becomes(RULE, &tangent(0.797_884_6, 0.044_715, cube), &["Gelu"]);
+    }
+    stays(RULE, &tangent(0.797_884_6, 0.044_715, 3));
+    stays(RULE, &tangent(0.8, 0.044_715, 0));
+    stays(RULE, &tangent(0.797_884_6, 0.05, 0));
+}
