@@ -6,6 +6,7 @@
 //! Channels are the vector's lanes. Pixels whose windows don't cross the left or right edge are computed up to eight at a time, so that a weight is
 //! loaded once for all of them; the others one by one over the taps that exist. The chain of a pixel is the same either way.
 
+use core::ops::Range;
 use core::ptr;
 
 use millstream_simd::{Level, Simd, SimdF32, dispatch};
@@ -119,27 +120,31 @@ fn inside(image: &Window<'_>, axis: usize, at: usize) -> (usize, usize) {
     (first.min(image.kernel[axis]), end.min(image.kernel[axis]).max(first.min(image.kernel[axis])))
 }
 
+/// The output positions whose taps all lie inside of the image.
+fn whole(image: &Window<'_>, axis: usize) -> Range<usize> {
+    let (stride, pad, out) = (image.stride[axis].max(1), image.pad[axis], image.out[axis]);
+    let reach = image.kernel[axis].saturating_sub(1) * image.dilation[axis];
+    let end = (image.size[axis] + pad).checked_sub(reach + 1).map_or(0, |last| last / stride + 1).min(out);
+    pad.div_ceil(stride).min(end)..end
+}
+
 impl Line<'_> {
     /// Line `line` of the output, whose first pixel is row `row` of the tile.
     #[inline(always)]
     fn run<S: Simd>(&self, s: S, line: usize, tile: &mut TileMut<'_, f32>, row: usize) {
         let (height, width) = (self.image.out[0], self.image.out[1]);
         let ys = inside(self.image, 0, line % height);
-        let all = (0, self.image.kernel[1]);
+        let whole = whole(self.image, 1);
         let mut x = 0;
         while x < width {
-            let xs = inside(self.image, 1, x);
-            // Taps enter and leave the image in order, so if the outer pixels of a block have all of theirs, so have those between.
-            let whole = |n: usize| x + n <= width && xs == all && inside(self.image, 1, x + n - 1) == all;
+            let left = if whole.contains(&x) { whole.end - x } else { 0 };
+            let xs = if left > 0 { (0, self.image.kernel[1]) } else { inside(self.image, 1, x) };
             let block = Block { line, ys, x, xs, row: row + x };
-            let done = if whole(8) {
-                self.pixels::<S, 8>(s, block, tile)
-            } else if whole(4) {
-                self.pixels::<S, 4>(s, block, tile)
-            } else if whole(2) {
-                self.pixels::<S, 2>(s, block, tile)
-            } else {
-                self.pixels::<S, 1>(s, block, tile)
+            let done = match left {
+                8.. => self.pixels::<S, 8>(s, block, tile),
+                4.. => self.pixels::<S, 4>(s, block, tile),
+                2.. => self.pixels::<S, 2>(s, block, tile),
+                _ => self.pixels::<S, 1>(s, block, tile),
             };
             if self.activation.clamp().is_none() {
                 for p in 0..done {

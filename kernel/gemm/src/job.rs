@@ -4,7 +4,7 @@
 //! grain = tile of C, about GRAIN_WORK multiply-adds
 //! for rows in the grain, MC at a time:
 //!   for k-blocks of at most KC, all but the last leave partial sums in C:
-//!     copy the block of A                        (L2: MC × KC)
+//!     copy the block of A, unless it lies well   (L2: MC × KC)
 //!     for panels of B:                           (L1: KC × NR)
 //!       for tiles of at most MR rows, of equal height:  microkernel
 //!     (these two loops the other way round where the block of B is small)
@@ -29,6 +29,8 @@ const MC_TILES: usize = 8;
 const MIN_PANELS: usize = 4;
 /// Elements of a block of B that stays near (a fraction of an L2 cache) while all rows pass over it.
 const NEAR: usize = 32 << 10;
+/// A stride of A whose multiples put its rows into two sets of the first cache at the most.
+const CROWDED: usize = 512;
 /// Floats to the next boundary of a cache line, at most.
 const ALIGN_SLACK: usize = 16;
 
@@ -167,7 +169,14 @@ impl Gemm {
             loop {
                 let kc = kc_most.min(self.k - k0);
                 let (first, last) = (k0 == 0, k0 + kc == self.k);
-                a.copy(s, row0 + block, k0, kc, packed, A_STRIDE, 0.0);
+                // Rows that don't crowd into a few sets of the cache are read in place.
+                let rows = match *a {
+                    Lhs::Strided { data, row_stride, col_stride: 1 } if row_stride % CROWDED != 0 => Some((data, row_stride)),
+                    _ => None,
+                };
+                if rows.is_none() {
+                    a.copy(s, row0 + block, k0, kc, packed, A_STRIDE, 0.0);
+                }
                 // Whichever block is small stays in the L1 cache, or both are near enough and C is written along its rows.
                 let panels = cols.div_ceil(S::NR);
                 let along_rows = kc * cols <= NEAR;
@@ -184,8 +193,11 @@ impl Gemm {
                     // nothing to read, but asking does no harm.
                     let later = panel.wrapping_add(self.k * S::NR).wrapping_byte_add(t * kc * later_step);
                     let call = Call {
-                        a: packed[i * A_STRIDE..][..mr * A_STRIDE].as_ptr(),
-                        a_stride: A_STRIDE,
+                        a: match rows {
+                            Some((data, stride)) => data[(row0 + block + i) * stride + k0..][..(mr - 1) * stride + kc].as_ptr(),
+                            None => packed[i * A_STRIDE..][..mr * A_STRIDE].as_ptr(),
+                        },
+                        a_stride: rows.map_or(A_STRIDE, |(_, stride)| stride),
                         runs: 1,
                         run_step: 0,
                         b: panel,
