@@ -61,7 +61,9 @@ fn check(graph: &Graph) {
 /// A model of these bytes is refused, or becomes a whole graph whose weights can be read.
 pub fn onnx_reader(data: &[u8]) {
     let mut registry = Registry::new();
-    STUBS.iter().for_each(|def| drop(registry.add(def)));
+    for def in STUBS {
+        registry.add(def);
+    }
     let open = |_: &str| -> Result<Arc<dyn WeightSource>, Box<dyn Error + Send + Sync>> { Ok(Arc::new(vec![0u8; 64])) };
     let limits = Limits { nodes: 1000, values: 10_000, depth: 8, tensor_bytes: 1 << 20, copied_bytes: 1 << 20, ..Limits::default() };
     match load(Arc::new(data.to_vec()), &registry, &LoadOptions { limits, external: Some(&open) }) {

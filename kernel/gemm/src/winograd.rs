@@ -7,7 +7,7 @@
 //!   M[p] = V[p] · U[p]              the microkernel, on V where it lies
 //!   y = activation(Aᵀ M A + bias + residual)
 //! ```
-//! The points are 0, ±√½, ±√2 and ∞, whose errors are a third of those of 0, ±1, ±2 and ∞: a result differs from the exact one by some 1e-6
+//! The points are 0, ±√½, ±√2 and ∞, whose errors are smaller than those of 0, ±1, ±2 and ∞: a result differs from the exact one by some 1e-6
 //! of the greatest result. V and M of a block stay in the second cache. See Lavin and Gray, "Fast Algorithms for Convolutional Neural
 //! Networks", CVPR 2016, and Barabasz et al., "Error Analysis and Improving the Accuracy of Winograd Convolution", ACM TOMS 46(4), 2020.
 //!

@@ -17,14 +17,7 @@ pub(crate) fn grain_scratch(job: &Planar) -> usize {
 }
 
 /// Runs `job` on the planes of `image`.
-pub(crate) fn run(
-    cx: &EvalCx<'_>,
-    job: &Planar,
-    image: &Window<'_>,
-    weights: PackedRef<'_>,
-    epilogue: &Epilogue<'_>,
-    y: &mut [f32],
-) -> Result<(), EvalError> {
+pub(crate) fn run(cx: &EvalCx<'_>, job: &Planar, image: &Window<'_>, weights: PackedRef<'_>, epilogue: &Epilogue<'_>, y: &mut [f32]) -> Result<(), EvalError> {
     let tiles = job.tiles(y, weights.n()).map_err(product::refused)?;
     cx.parallel(job.grains(), |grain, mut scratch| {
         let scratch = carve(&mut scratch, job.scratch_len())?;
