@@ -169,9 +169,9 @@ impl Gemm {
             loop {
                 let kc = kc_most.min(self.k - k0);
                 let (first, last) = (k0 == 0, k0 + kc == self.k);
-                // Rows that don't crowd into a few sets of the cache are read in place.
+                // Rows that don't crowd into a few sets of the cache are read in place; rows of no depth need not be there at all.
                 let rows = match *a {
-                    Lhs::Strided { data, row_stride, col_stride: 1 } if row_stride % CROWDED != 0 => Some((data, row_stride)),
+                    Lhs::Strided { data, row_stride, col_stride: 1 } if kc > 0 && row_stride % CROWDED != 0 => Some((data, row_stride)),
                     _ => None,
                 };
                 if rows.is_none() {
