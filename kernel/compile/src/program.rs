@@ -5,7 +5,7 @@ use hashbrown::HashMap;
 use millstream_engine::CompileError;
 use millstream_graph::{Fact, Graph, NodeId, Packed, PrepackCx, ValueId, VerifyError};
 use millstream_simd::Level;
-use millstream_tensor::{TensorError, Weight};
+use millstream_tensor::{AlignedBytes, Weight};
 
 /// A node of a graph or of one of its subgraphs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -84,30 +84,29 @@ impl Body {
     /// Offers every constant to the operators that read it. Returns the bytes of constants afterwards.
     fn pack(&mut self, level: Level) -> Result<usize, CompileError> {
         let mut bytes = 0;
+        let mut room = AlignedBytes::default();
         let constants: Vec<ValueId> = self.graph.values().filter(|(_, v)| v.constant().is_some()).map(|(id, _)| id).collect();
         for value in constants {
-            bytes += self.pack_constant(value, level)?;
+            bytes += self.pack_constant(value, level, &mut room)?;
         }
         Ok(bytes)
     }
 
-    fn pack_constant(&mut self, value: ValueId, level: Level) -> Result<usize, CompileError> {
+    /// Offers a constant to the operators that read it. `room` is where bytes are copied to that are not aligned.
+    fn pack_constant(&mut self, value: ValueId, level: Level, room: &mut AlignedBytes) -> Result<usize, CompileError> {
         let info = self.graph.value(value);
-        let name = info.name.clone();
         let Some(weight) = info.constant().cloned() else { return Ok(0) };
-        let failed = |error| CompileError::Constant { name: name.clone(), error };
-        // Mapped bytes may begin anywhere: what is not aligned is copied, then packed or kept.
-        let weight = match weight.view() {
-            Err(TensorError::Unaligned(_)) => Weight::from(weight.to_tensor().map_err(failed)?),
-            _ => weight,
-        };
+        let failed = |error| CompileError::Constant { name: info.name.clone(), error };
         let mut needed = self.graph.outputs().contains(&value);
         let mut packed = Vec::new();
+        // Mapped bytes may begin anywhere. Constants beyond the room are copied for good: they are seldom packed.
+        let large = weight.view().is_err() && weight.bytes_len() > ROOM;
+        let mut kept = if large { Weight::from(weight.to_tensor().map_err(failed)?) } else { weight.clone() };
+        let view = kept.view_in(room).map_err(failed)?;
         for &id in info.consumers() {
             let Some(node) = self.graph.node(id) else { continue };
             let facts: Vec<Option<&Fact>> = node.inputs.iter().map(|v| v.and_then(|v| self.graph.fact(v))).collect();
             for (i, _) in node.inputs.iter().enumerate().filter(|(_, v)| **v == Some(value)) {
-                let view = weight.view().map_err(failed)?;
                 match node.op.prepack(i, view, &PrepackCx { level, inputs: &facts }).map_err(failed)? {
                     Some(p) => packed.push(((id, i), p)),
                     None => needed = true,
@@ -115,19 +114,23 @@ impl Body {
             }
             needed |= node.subgraphs.iter().any(|s| s.captures.contains(&value));
         }
-        let bytes = packed.iter().map(|(_, p)| p.bytes_len()).sum::<usize>() + if needed { weight.bytes_len() } else { 0 };
+        if needed && kept.view().is_err() {
+            kept = Weight::from(kept.to_tensor().map_err(failed)?);
+        }
+        let bytes = packed.iter().map(|(_, p)| p.bytes_len()).sum::<usize>() + if needed { kept.bytes_len() } else { 0 };
         if needed {
-            if !self.graph.value(value).constant().is_some_and(|w| w.same_memory(&weight)) {
-                let original = self.graph.value(value).constant().cloned();
-                self.graph.set_constant(value, weight);
-                original.iter().for_each(Weight::release);
+            if !weight.same_memory(&kept) {
+                self.graph.set_constant(value, kept);
+                weight.release();
             }
         } else if !packed.is_empty() {
-            let original = self.graph.value(value).constant().cloned();
             self.graph.forget_constant(value);
-            original.iter().for_each(Weight::release);
+            weight.release();
         }
         self.packed.extend(packed);
         Ok(bytes)
     }
 }
+
+/// The largest constant, in bytes, whose copy is used for packing alone.
+const ROOM: usize = 16 << 20;

@@ -78,7 +78,7 @@ impl<'a> QuantisedRef<'a> {
 }
 
 /// A packed matrix that owns its memory: a weight.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct PackedQuantised {
     bytes: AlignedBytes,
     k: usize,

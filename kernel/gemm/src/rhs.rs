@@ -209,7 +209,7 @@ impl<'a> PackedRef<'a> {
 }
 
 /// A packed matrix that owns its memory: a weight.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct PackedB {
     bytes: AlignedBytes,
     k: usize,

@@ -39,7 +39,7 @@ const WIDEST: usize = 64;
 const LINE: usize = 16;
 
 /// The transformed weights of a convolution: 36 packed matrices.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct PackedWinograd {
     bytes: AlignedBytes,
     level: Level,

@@ -199,6 +199,11 @@ impl<'a> EvalCx<'a> {
     ///
     /// Grains must be independent: results may not depend on their order, nor their number on the machine.
     pub fn parallel(&self, grains: usize, body: impl Fn(usize, &mut [u8]) -> Option<()> + Sync) -> Result<(), EvalError> {
+        self.run_grains(grains, &body)
+    }
+
+    /// [`EvalCx::parallel`], compiled once: operators have hundreds of bodies.
+    fn run_grains(&self, grains: usize, body: &(dyn Fn(usize, &mut [u8]) -> Option<()> + Sync)) -> Result<(), EvalError> {
         let failed = AtomicUsize::new(usize::MAX);
         let run = |grain: usize, worker: usize| {
             let done = self.worker_scratch.claim(worker).and_then(|mut scratch| body(grain, &mut scratch));

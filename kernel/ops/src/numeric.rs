@@ -134,6 +134,13 @@ macro_rules! by_dtype {
     (floats, $dtype:expr, $t:ident => $body:expr) => {
         by_dtype!(@match $dtype, $t => $body; F32 f32, F64 f64, F16 millstream_tensor::f16, BF16 millstream_tensor::bf16)
     };
+    // What quantised integers are made from and turned into.
+    (scales, $dtype:expr, $t:ident => $body:expr) => {
+        by_dtype!(@match $dtype, $t => $body; F32 f32, F16 millstream_tensor::f16, BF16 millstream_tensor::bf16)
+    };
+    (quantised, $dtype:expr, $t:ident => $body:expr) => {
+        by_dtype!(@match $dtype, $t => $body; I8 i8, I16 i16, U8 u8, U16 u16)
+    };
     (ints, $dtype:expr, $t:ident => $body:expr) => {
         by_dtype!(@match $dtype, $t => $body; I8 i8, I16 i16, I32 i32, I64 i64, U8 u8, U16 u16, U32 u32, U64 u64)
     };

@@ -123,10 +123,16 @@ impl Tensor {
         view.expect("every constructor makes the storage cover the layout")
     }
 
-    /// A mutable view of the whole tensor, copied first if its memory is shared; an error for strings.
+    /// A mutable view of the whole tensor, copied first if its memory is shared; an error for strings, or without memory for the copy.
     pub fn view_mut(&mut self) -> Result<TensorViewMut<'_>, TensorError> {
         match &mut self.storage {
-            Storage::Bytes(b) => TensorViewMut::new(self.dtype, &self.layout, Arc::make_mut(b).as_mut()),
+            Storage::Bytes(b) => {
+                if Arc::get_mut(b).is_none() {
+                    *b = Arc::new(AlignedBytes::copy_of((**b).as_ref())?);
+                }
+                let own = Arc::get_mut(b).expect("what was copied is not shared");
+                TensorViewMut::new(self.dtype, &self.layout, own.as_mut())
+            }
             Storage::Strings(_) => Err(TensorError::DType { wanted: DType::U8, found: DType::String }),
         }
     }

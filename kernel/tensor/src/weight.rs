@@ -1,6 +1,6 @@
 //! Where constants come from: bytes that somebody else owns and can let go of, piece by piece.
 
-use crate::{DType, Layout, Shape, Tensor, TensorError, TensorView};
+use crate::{AlignedBytes, DType, Layout, Shape, Tensor, TensorError, TensorView};
 use alloc::{sync::Arc, vec::Vec};
 use core::{fmt, ops::Range};
 
@@ -86,6 +86,20 @@ impl Weight {
                 }
                 TensorView::new(self.dtype, &self.layout, bytes)
             }
+        }
+    }
+
+    /// A view: of the source's bytes, or of a copy of them in `room`, which grows, if they are not aligned.
+    pub fn view_in<'a>(&'a self, room: &'a mut AlignedBytes) -> Result<TensorView<'a>, TensorError> {
+        match (self.view(), &self.origin) {
+            (Err(TensorError::Unaligned(_)), Origin::Source { source, range }) => {
+                let bytes = &source.bytes()[range.clone()];
+                room.grow(bytes.len())?;
+                let copy = &mut room.as_mut()[..bytes.len()];
+                copy.copy_from_slice(bytes);
+                TensorView::new(self.dtype, &self.layout, copy)
+            }
+            (view, _) => view,
         }
     }
 

@@ -1,7 +1,8 @@
 //! Passes over the elements of several tensors at once, whatever their layouts: the output's memory is cut into grains, each
 //! grain into runs along which every input is contiguous, repeated (broadcast), or gathered into a small buffer.
 //!
-//! What happens to a run is a closure behind a reference, so that the passes are compiled once for each pair of types.
+//! Passes move bytes, and what happens to a run is a closure behind a reference, so that they are compiled once for each
+//! number of inputs, not for each combination of types.
 
 use crate::grains;
 use alloc::{vec, vec::Vec};
@@ -100,30 +101,99 @@ pub(crate) fn source<'a, T: Element>(cx: &EvalCx<'a>, i: usize) -> Result<Option
     if cx.in_place(i).is_some() { Ok(None) } else { cx.input(i).map(Some) }
 }
 
-/// `len` elements from `at` on, `stride` apart.
-#[inline(always)]
-fn operand<'b, T: Element>(view: &Option<View<'b, T>>, at: usize, len: usize, stride: usize, buffer: &'b mut [T; GATHER]) -> Operand<'b, T> {
-    let Some(view) = view else { return Operand::Same };
-    let data = view.data();
-    match stride {
-        1 => Operand::Run(&data[at..at + len]),
-        0 => Operand::Splat(data[at]),
-        _ => {
-            for (i, b) in buffer[..len].iter_mut().enumerate() {
-                *b = data[at + i * stride];
+/// An input of a pass: where its elements lie, and their size in bytes.
+struct Source<'a> {
+    layout: Layout,
+    bytes: &'a [u8],
+    size: usize,
+}
+
+impl<'a> Source<'a> {
+    fn new<T: Element>(view: View<'a, T>) -> Source<'a> {
+        Source { layout: *view.layout(), bytes: bytemuck::cast_slice(view.data()), size: size_of::<T>() }
+    }
+
+    /// `len` elements from `at` on, `stride` apart.
+    fn piece<'b>(&'b self, at: usize, len: usize, stride: usize, buffer: &'b mut [u64; GATHER]) -> Piece<'b> {
+        let size = self.size;
+        match stride {
+            1 => Piece::Run(&self.bytes[at * size..(at + len) * size]),
+            0 => Piece::Splat(&self.bytes[at * size..(at + 1) * size]),
+            _ => {
+                let buffer = &mut bytemuck::cast_slice_mut::<u64, u8>(buffer)[..len * size];
+                let bytes = &self.bytes[at * size..];
+                match size {
+                    1 => gather::<1>(bytes, stride, buffer),
+                    2 => gather::<2>(bytes, stride, buffer),
+                    4 => gather::<4>(bytes, stride, buffer),
+                    _ => gather::<8>(bytes, stride, buffer),
+                }
+                Piece::Run(buffer)
             }
-            Operand::Run(&buffer[..len])
         }
     }
 }
 
-/// The pieces of a run that are not longer than what is gathered at a time, or the whole run if nothing is gathered.
-#[inline(always)]
-fn pieces(len: usize, strides: &[usize], mut f: impl FnMut(usize, usize)) {
-    if strides.iter().all(|&s| s <= 1) {
-        return f(0, len);
+/// Elements of `SIZE` bytes that are `stride` elements apart, one after the other.
+fn gather<const SIZE: usize>(from: &[u8], stride: usize, to: &mut [u8]) {
+    for (i, to) in to.chunks_exact_mut(SIZE).enumerate() {
+        to.copy_from_slice(&from[i * stride * SIZE..][..SIZE]);
     }
-    (0..len).step_by(GATHER).for_each(|at| f(at, GATHER.min(len - at)));
+}
+
+/// An [`Operand`] whose elements are bytes yet.
+#[derive(Clone, Copy)]
+enum Piece<'a> {
+    Same,
+    Run(&'a [u8]),
+    Splat(&'a [u8]),
+}
+
+impl<'a> Piece<'a> {
+    #[inline(always)]
+    fn typed<T: Element>(self) -> Operand<'a, T> {
+        match self {
+            Piece::Same => Operand::Same,
+            Piece::Run(bytes) => Operand::Run(bytemuck::cast_slice(bytes)),
+            Piece::Splat(bytes) => Operand::Splat(bytemuck::pod_read_unaligned(bytes)),
+        }
+    }
+}
+
+/// Calls `f` for the pieces of all runs of a dense output of elements of `size` bytes. A piece is a run, or what is gathered
+/// at a time of one. `work` is the cost of an element, in additions.
+fn each<const N: usize>(
+    cx: &EvalCx<'_>,
+    inputs: [Option<Source<'_>>; N],
+    output: (&Layout, &mut [u8], usize),
+    work: usize,
+    f: &(dyn Fn([Piece<'_>; N], &mut [u8]) + Sync),
+) -> Result<(), EvalError> {
+    let (layout, y, size) = output;
+    let walk = Walk::new(layout, inputs.each_ref().map(|x| x.as_ref().map_or(layout, |x| &x.layout)))?;
+    let strides = walk.inner();
+    let gathers = strides.iter().any(|&s| s > 1);
+    let chunk = grains::chunk(y.len() / size, work);
+    let tiles = Tiles::chunks(y, chunk * size).ok_or(EvalError::Output(0))?;
+    cx.parallel(tiles.count(), |grain, _| {
+        let mut tile = tiles.claim(grain)?;
+        let y = tile.as_slice()?;
+        let mut buffers = [[0u64; GATHER]; N];
+        let start = grain * chunk;
+        walk.runs(start..start + y.len() / size, |from, len, offsets| {
+            let step = if gathers { GATHER } else { len };
+            for at in (0..len).step_by(step) {
+                let len = step.min(len - at);
+                let mut buffers = buffers.iter_mut();
+                let pieces = core::array::from_fn(|i| match (&inputs[i], buffers.next()) {
+                    (Some(x), Some(buffer)) => x.piece(offsets[i] + at * strides[i], len, strides[i], buffer),
+                    _ => Piece::Same,
+                });
+                f(pieces, &mut y[(from + at) * size..][..len * size]);
+            }
+        });
+        Some(())
+    })
 }
 
 /// `f(x, y)` for runs of one input and the output. `work` is the cost of an element, in additions.
@@ -135,20 +205,8 @@ pub(crate) fn each1<T: Element, U: Element>(
     f: &(dyn Fn(Operand<'_, T>, &mut [U]) + Sync),
 ) -> Result<(), EvalError> {
     let layout = *y.layout();
-    let walk = Walk::new(&layout, [x.as_ref().map_or(&layout, View::layout)])?;
-    let chunk = grains::chunk(y.data_mut().len(), work);
-    let tiles = Tiles::chunks(y.data_mut(), chunk).ok_or(EvalError::Output(0))?;
-    cx.parallel(tiles.count(), |grain, _| {
-        let mut tile = tiles.claim(grain)?;
-        let y = tile.as_slice()?;
-        let mut buffer = [T::default(); GATHER];
-        let [sx] = walk.inner();
-        let start = grain * chunk;
-        walk.runs(start..start + y.len(), |from, len, [ox]| {
-            pieces(len, &[sx], |at, len| f(operand(&x, ox + at * sx, len, sx, &mut buffer), &mut y[from + at..from + at + len]));
-        });
-        Some(())
-    })
+    let output = (&layout, bytemuck::cast_slice_mut(y.data_mut()), size_of::<U>());
+    each(cx, [x.map(Source::new)], output, work, &|[x], y| f(x.typed(), bytemuck::cast_slice_mut(y)))
 }
 
 /// `f(a, b, y)` for runs of two inputs and the output.
@@ -161,24 +219,8 @@ pub(crate) fn each2<T: Element, V: Element, U: Element>(
     f: &(dyn Fn(Operand<'_, T>, Operand<'_, V>, &mut [U]) + Sync),
 ) -> Result<(), EvalError> {
     let layout = *y.layout();
-    let walk = Walk::new(&layout, [a.as_ref().map_or(&layout, View::layout), b.as_ref().map_or(&layout, View::layout)])?;
-    let chunk = grains::chunk(y.data_mut().len(), work);
-    let tiles = Tiles::chunks(y.data_mut(), chunk).ok_or(EvalError::Output(0))?;
-    cx.parallel(tiles.count(), |grain, _| {
-        let mut tile = tiles.claim(grain)?;
-        let y = tile.as_slice()?;
-        let (mut left, mut right) = ([T::default(); GATHER], [V::default(); GATHER]);
-        let [sa, sb] = walk.inner();
-        let start = grain * chunk;
-        walk.runs(start..start + y.len(), |from, len, [oa, ob]| {
-            pieces(len, &[sa, sb], |at, len| {
-                let a = operand(&a, oa + at * sa, len, sa, &mut left);
-                let b = operand(&b, ob + at * sb, len, sb, &mut right);
-                f(a, b, &mut y[from + at..from + at + len]);
-            });
-        });
-        Some(())
-    })
+    let output = (&layout, bytemuck::cast_slice_mut(y.data_mut()), size_of::<U>());
+    each(cx, [a.map(Source::new), b.map(Source::new)], output, work, &|[a, b], y| f(a.typed(), b.typed(), bytemuck::cast_slice_mut(y)))
 }
 
 /// What [`each3`] does with a run: three inputs and the output.
@@ -195,26 +237,9 @@ pub(crate) fn each3<A: Element, B: Element, C: Element, U: Element>(
     f: Run3<'_, A, B, C, U>,
 ) -> Result<(), EvalError> {
     let layout = *y.layout();
-    let layouts = (a.map_or(layout, |v| *v.layout()), b.map_or(layout, |v| *v.layout()), c.map_or(layout, |v| *v.layout()));
-    let walk = Walk::new(&layout, [&layouts.0, &layouts.1, &layouts.2])?;
-    let chunk = grains::chunk(y.data_mut().len(), work);
-    let tiles = Tiles::chunks(y.data_mut(), chunk).ok_or(EvalError::Output(0))?;
-    cx.parallel(tiles.count(), |grain, _| {
-        let mut tile = tiles.claim(grain)?;
-        let y = tile.as_slice()?;
-        let (mut first, mut second, mut third) = ([A::default(); GATHER], [B::default(); GATHER], [C::default(); GATHER]);
-        let [sa, sb, sc] = walk.inner();
-        let start = grain * chunk;
-        walk.runs(start..start + y.len(), |from, len, [oa, ob, oc]| {
-            pieces(len, &[sa, sb, sc], |at, len| {
-                let a = operand(&a, oa + at * sa, len, sa, &mut first);
-                let b = operand(&b, ob + at * sb, len, sb, &mut second);
-                let c = operand(&c, oc + at * sc, len, sc, &mut third);
-                f(a, b, c, &mut y[from + at..from + at + len]);
-            });
-        });
-        Some(())
-    })
+    let output = (&layout, bytemuck::cast_slice_mut(y.data_mut()), size_of::<U>());
+    let inputs = [a.map(Source::new), b.map(Source::new), c.map(Source::new)];
+    each(cx, inputs, output, work, &|[a, b, c], y| f(a.typed(), b.typed(), c.typed(), bytemuck::cast_slice_mut(y)))
 }
 
 /// An elementwise operator of one input runs in any order.

@@ -51,8 +51,8 @@ impl Op for DequantizeLinear {
         }
         linear::check(cx, x.dtype)?;
         let to = self.to.unwrap_or(cx.input(1)?.dtype);
-        if !to.is_float() {
-            return Err(InferError::Invalid("the output must be a float"));
+        if !matches!(to, DType::F32 | DType::F16 | DType::BF16) {
+            return Err(InferError::Invalid("the output must be f32, f16 or bf16"));
         }
         linear::like(cx, to)
     }
@@ -60,7 +60,10 @@ impl Op for DequantizeLinear {
     fn eval(&self, cx: &mut EvalCx<'_>) -> Result<(), EvalError> {
         let (from, scale) = (cx.dtype(0)?, cx.dtype(1)?);
         let to = cx.output_spec(0).ok_or(EvalError::Output(0))?.dtype;
-        by_dtype!(ints, from, T => by_dtype!(floats, scale, S => by_dtype!(floats, to, U => self.run::<T, S, U>(cx))))
+        if from == DType::I32 {
+            return by_dtype!(scales, scale, S => by_dtype!(scales, to, U => self.run::<i32, S, U>(cx)));
+        }
+        by_dtype!(quantised, from, T => by_dtype!(scales, scale, S => by_dtype!(scales, to, U => self.run::<T, S, U>(cx))))
     }
 
     fn permute(&self, cx: &StepCx<'_>, inputs: &[Option<Order>]) -> Option<Permutation> {

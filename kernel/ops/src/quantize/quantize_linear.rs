@@ -68,13 +68,7 @@ impl Op for QuantizeLinear {
     fn eval(&self, cx: &mut EvalCx<'_>) -> Result<(), EvalError> {
         let (from, scale) = (cx.dtype(0)?, cx.dtype(1)?);
         let to = cx.output_spec(0).ok_or(EvalError::Output(0))?.dtype;
-        match to {
-            DType::U8 => self.source::<u8>(cx, from, scale),
-            DType::I8 => self.source::<i8>(cx, from, scale),
-            DType::U16 => self.source::<u16>(cx, from, scale),
-            DType::I16 => self.source::<i16>(cx, from, scale),
-            other => Err(EvalError::DType(other)),
-        }
+        by_dtype!(quantised, to, U => self.source::<U>(cx, from, scale))
     }
 
     fn permute(&self, cx: &StepCx<'_>, inputs: &[Option<Order>]) -> Option<Permutation> {
@@ -85,9 +79,9 @@ impl Op for QuantizeLinear {
 impl QuantizeLinear {
     fn source<U: Number>(&self, cx: &mut EvalCx<'_>, from: DType, scale: DType) -> Result<(), EvalError> {
         if from == DType::I32 {
-            return by_dtype!(floats, scale, S => self.run::<i32, S, U>(cx));
+            return by_dtype!(scales, scale, S => self.run::<i32, S, U>(cx));
         }
-        by_dtype!(floats, from, T => by_dtype!(floats, scale, S => self.run::<T, S, U>(cx)))
+        by_dtype!(scales, from, T => by_dtype!(scales, scale, S => self.run::<T, S, U>(cx)))
     }
 
     fn run<T: Number, S: Number, U: Number>(&self, cx: &mut EvalCx<'_>) -> Result<(), EvalError> {

@@ -44,7 +44,7 @@ struct Distinct {
 }
 
 impl Unique {
-    fn distinct(&self, dim: usize, compare: impl Fn(usize, usize) -> Ordering) -> Distinct {
+    fn distinct(&self, dim: usize, compare: &dyn Fn(usize, usize) -> Ordering) -> Distinct {
         let mut by_value: Vec<usize> = (0..dim).collect();
         by_value.sort_by(|&a, &b| compare(a, b));
         // Groups of equal slices: a stable sort puts the first appearance at each group's front.
@@ -71,7 +71,7 @@ impl Unique {
         let (outer, dim, inner) = division;
         let places = |slice: usize| (0..outer * inner).map(move |n| (n / inner * dim + slice) * inner + n % inner);
         let compare = |a: usize, b: usize| places(a).zip(places(b)).map(|(p, q)| order(&data[p], &data[q])).find(|o| o.is_ne()).unwrap_or(Ordering::Equal);
-        let found = self.distinct(dim, compare);
+        let found = self.distinct(dim, &compare);
         let mut values = Vec::with_capacity(outer * found.first.len() * inner);
         for o in 0..outer {
             for &slice in &found.first {
