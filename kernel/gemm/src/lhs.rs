@@ -201,7 +201,7 @@ impl<T: LhsElement> Window<'_, T> {
 }
 
 /// What a left operand is made of: f32 for [`crate::Gemm`], u8 and i8 for [`crate::QuantisedGemm`].
-pub trait LhsElement: Copy + sealed::Sealed + 'static {
+pub trait LhsElement: bytemuck::NoUninit + sealed::Sealed {
     /// `dst = src`, of equal length.
     #[doc(hidden)]
     fn copy<S: Simd>(s: S, src: &[Self], dst: &mut [Self]);

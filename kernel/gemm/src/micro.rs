@@ -123,6 +123,8 @@ macro_rules! rows {
     )*};
 }
 
+pub(crate) use rows;
+
 /// # Safety
 /// As [`Kernel`].
 unsafe fn kernel<S: Tile, const MR: usize, const NV: usize>(s: S, call: &Call<'_>) {

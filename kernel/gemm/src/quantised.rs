@@ -1,35 +1,76 @@
-//! The integer product `C[i, j] = sum over k of (A[i, k] - a_zero[i]) (B[k, j] - b_zero[j])`, exact modulo 2³².
+//! The integer product `C[i, j] = finish(sum over k of (A[i, k] - a_zero[i]) (B[k, j] - b_zero[j]))`, exact modulo 2³².
 //!
 //! ```text
-//! = sum A B - a_zero[i] sum B[:, j] - b_zero[j] sum A[i, :] + k a_zero[i] b_zero[j]
+//! sum = sum A B - a_zero[i] sum B[:, j] - b_zero[j] sum A[i, :] + k a_zero[i] b_zero[j]
 //! ```
-//! Only the first term is a product; the sums are taken while packing. A is made unsigned and B signed by adding or subtracting 128, in which form
-//! AVX-512 VNNI multiplies four pairs of bytes for each lane; other levels run the same words through portable code.
+//! Only the first term is a product; sums of columns are taken while packing, sums of rows only where B has zero points. A is made unsigned and B
+//! signed by adding or subtracting 128. k runs whole in a tile of registers, whose sums a [`Finish`] turns into elements of C.
 
-#[cfg(target_arch = "x86_64")]
-use millstream_simd::{Avx2, Avx512Vnni};
+use core::mem::size_of;
+
 use millstream_simd::{Level, Simd, dispatch};
 use millstream_tensor::tile::{MAX_TILES, TileMut, Tiles};
 
 use crate::error::{GemmError, agree, require, span};
+use crate::quantised_micro::{Call, Kernel, MR, Sums};
 use crate::quantised_rhs::NR;
 use crate::{Lhs, LhsElement, QuantisedRef};
 
-/// Rows of the greatest tile.
-const MR: usize = 14;
-/// Words (four bytes of k each) that one call of a kernel runs.
-const KC: usize = 256;
-/// Words from a row of packed A to the next.
-const A_STRIDE: usize = KC + 16;
-/// Rows of A that are packed at once.
-const MC: usize = 8 * MR;
+/// Rows of A that a grain has at most.
+const GRAIN_ROWS: usize = 112;
+/// Bytes of packed A that stay in the second cache beside a panel of B.
+const BLOCK: usize = 192 << 10;
 /// Multiplications that a grain aims at.
 const GRAIN_WORK: usize = 16 << 20;
+/// Rows that are a multiple of these bytes apart crowd into one set of the first cache.
+const CROWDED: usize = 4096;
 
-/// Sums of a tile.
-type Sums = [[i32; NR]; MR];
-/// Adds the products of `rows` rows of packed A with a panel of B.
-type Kernel = fn(rows: usize, a: &[i32], b: &[i32], sums: &mut Sums);
+/// How exact sums become elements of C.
+pub trait Finish: Sync {
+    /// An element of C.
+    type Output: Copy + Send;
+
+    /// Writes a block of C, whose first element is at `(row, col)`: an element for each sum.
+    fn run<S: Simd>(&self, s: S, at: (usize, usize), sums: &[[i32; NR]], out: &mut Block<'_, '_, Self::Output>);
+}
+
+/// A block of a tile of C, as wide as a panel of B or narrower.
+#[derive(Debug)]
+pub struct Block<'b, 't, U> {
+    tile: &'b mut TileMut<'t, U>,
+    row: usize,
+    col: usize,
+    cols: usize,
+}
+
+impl<U> Block<'_, '_, U> {
+    /// How many columns there are.
+    pub fn cols(&self) -> usize {
+        self.cols
+    }
+
+    /// The elements of a row of the block.
+    #[inline(always)]
+    pub fn row(&mut self, i: usize) -> &mut [U] {
+        &mut self.tile.row(self.row + i)[self.col..self.col + self.cols]
+    }
+}
+
+/// C is the sums themselves.
+#[derive(Clone, Copy, Debug)]
+pub struct Exact;
+
+impl Finish for Exact {
+    type Output = i32;
+
+    #[inline(always)]
+    fn run<S: Simd>(&self, _: S, _: (usize, usize), sums: &[[i32; NR]], out: &mut Block<'_, '_, i32>) {
+        for (i, sums) in sums.iter().enumerate() {
+            let row = out.row(i);
+            row.copy_from_slice(&sums[..row.len()]);
+        }
+    }
+}
 
 /// What stands for zero in an operand.
 #[derive(Clone, Copy, Debug)]
@@ -45,6 +86,14 @@ impl ZeroPoint<'_> {
         match self {
             Self::All(x) => x,
             Self::Each(x) => x[i],
+        }
+    }
+
+    /// True if all are `x`.
+    fn is(self, x: i32) -> bool {
+        match self {
+            Self::All(zero) => zero == x,
+            Self::Each(zeros) => zeros.iter().all(|zero| *zero == x),
         }
     }
 
@@ -114,18 +163,22 @@ pub struct QuantisedGemm {
     /// Dims of a grain.
     rows: usize,
     cols: usize,
+    /// Rows of A that are packed at once.
+    block_rows: usize,
 }
 
 impl QuantisedGemm {
     /// The product of m × k by k × n at `level`.
     pub fn new(level: Level, m: usize, k: usize, n: usize) -> Self {
+        let kernel = Kernel::of(level);
         let panels = n.div_ceil(NR).max(1);
-        let rows = m.div_ceil(m.div_ceil(MC).max(1)).max(1);
+        let rows = m.div_ceil(m.div_ceil(GRAIN_ROWS).max(1)).max(1);
         let each = (GRAIN_WORK / rows.saturating_mul(k.max(1)).saturating_mul(NR).max(1)).clamp(4.min(panels), panels);
         let each = panels.div_ceil(panels.div_ceil(each));
         let most_down = (MAX_TILES / panels.div_ceil(each).min(MAX_TILES)).max(1);
-        let rows = m.div_ceil(m.div_ceil(rows).clamp(1, most_down)).max(1);
-        Self { level, m, k, n, rows, cols: each * NR }
+        let rows = m.div_ceil(m.div_ceil(rows).clamp(1, most_down)).max(1).next_multiple_of(kernel.rows);
+        let block_rows = (BLOCK / kernel.stride(k.div_ceil(4))).clamp(kernel.rows, rows.max(kernel.rows));
+        Self { level, m, k, n, rows, cols: each * NR, block_rows: block_rows / kernel.rows * kernel.rows }
     }
 
     /// How many grains there are.
@@ -135,23 +188,24 @@ impl QuantisedGemm {
 
     /// Words of scratch that each running grain needs: packed rows of A, and the sum of each.
     pub fn scratch_len(&self) -> usize {
-        self.rows.min(MC) * (A_STRIDE + 1)
+        self.block_rows * (Kernel::of(self.level).stride(self.k.div_ceil(4)) / size_of::<i32>() + 1)
     }
 
     /// The output cut into this job's grains. Row r of C begins at `r * row_stride`.
-    pub fn tiles<'c>(&self, c: &'c mut [i32], row_stride: usize) -> Result<Tiles<'c, i32>, GemmError> {
+    pub fn tiles<'c, U>(&self, c: &'c mut [U], row_stride: usize) -> Result<Tiles<'c, U>, GemmError> {
         let (found, needed) = (c.len(), span(self.m, row_stride, self.n, 1)?);
         Tiles::new(c, self.m, self.n, row_stride, self.rows, self.cols).ok_or(GemmError::Length { what: "C", needed, found })
     }
 
     /// Runs one grain; each must run once, in any order, on any thread.
-    pub fn run_grain<T: QuantisedElement>(
+    pub fn run_grain<T: QuantisedElement, F: Finish>(
         &self,
         grain: usize,
         a: &Lhs<'_, T>,
         b: QuantisedRef<'_>,
         zeros: &ZeroPoints<'_>,
-        tiles: &Tiles<'_, i32>,
+        finish: &F,
+        tiles: &Tiles<'_, F::Output>,
         scratch: &mut [i32],
     ) -> Result<(), GemmError> {
         a.check(self.m, self.k)?;
@@ -170,188 +224,150 @@ impl QuantisedGemm {
         if row % self.rows != 0 || col % self.cols != 0 || row + tile.rows() > self.m || col + tile.cols() > self.n {
             return Err(GemmError::Grain(grain));
         }
-        dispatch!(self.level, s => self.run_tile(s, kernel(self.level), a, b, zeros, tile, scratch));
+        dispatch!(self.level, s => self.run_tile(s, a, b, zeros, finish, tile, scratch));
         Ok(())
     }
 
     /// Runs all grains on this thread.
-    pub fn run<T: QuantisedElement>(
+    pub fn run<T: QuantisedElement, F: Finish>(
         &self,
         a: &Lhs<'_, T>,
         b: QuantisedRef<'_>,
         zeros: &ZeroPoints<'_>,
-        c: &mut [i32],
-        row_stride: usize,
+        finish: &F,
+        (c, row_stride): (&mut [F::Output], usize),
         scratch: &mut [i32],
     ) -> Result<(), GemmError> {
         let tiles = self.tiles(c, row_stride)?;
-        (0..self.grains()).try_for_each(|grain| self.run_grain(grain, a, b, zeros, &tiles, scratch))
+        (0..self.grains()).try_for_each(|grain| self.run_grain(grain, a, b, zeros, finish, &tiles, scratch))
     }
 
     #[inline(always)]
-    fn run_tile<S: Simd, T: QuantisedElement>(
+    fn run_tile<S: Simd, T: QuantisedElement, F: Finish>(
         &self,
         s: S,
-        kernel: Kernel,
         a: &Lhs<'_, T>,
         b: QuantisedRef<'_>,
         zeros: &ZeroPoints<'_>,
-        mut tile: TileMut<'_, i32>,
+        finish: &F,
+        mut tile: TileMut<'_, F::Output>,
         scratch: &mut [i32],
     ) {
         let ((row0, col0), rows, cols) = (tile.origin(), tile.rows(), tile.cols());
-        for block in (0..rows).step_by(MC) {
-            let block_rows = MC.min(rows - block);
-            let (packed, rest) = scratch.split_at_mut(block_rows * A_STRIDE);
+        let (kernel, words) = (Kernel::of(self.level), self.k.div_ceil(4));
+        let b_has_zeros = !zeros.b.is(b.shift);
+        // Rows of unsigned bytes that come in whole words are read where they are.
+        let in_place = match *a {
+            Lhs::Strided { data, row_stride, col_stride: 1 }
+                if T::SHIFT == 0 && kernel.element == 1 && self.k > 0 && self.k.is_multiple_of(4) && row_stride % CROWDED != 0 =>
+            {
+                Some((bytemuck::cast_slice::<T, u8>(data), row_stride))
+            }
+            _ => None,
+        };
+        let packed_stride = kernel.stride(words);
+        let mut sums = Sums([[0; NR]; MR]);
+        for block in (0..rows).step_by(self.block_rows) {
+            let block_rows = self.block_rows.min(rows - block);
+            let (packed, rest) = scratch.split_at_mut(block_rows * packed_stride / size_of::<i32>());
             let row_sums = &mut rest[..block_rows];
-            row_sums.fill(0);
-            let mut k0 = 0;
-            loop {
-                let kc = (4 * KC).min(self.k - k0);
-                let words = kc.div_ceil(4);
-                let (first, last) = (k0 == 0, k0 + kc == self.k);
-                for (i, row) in packed.chunks_exact_mut(A_STRIDE).enumerate() {
-                    let pad = T::from_i32(zeros.a.at(row0 + block + i));
-                    a.copy(s, row0 + block + i, k0, kc, T::cast(row), 4 * A_STRIDE, pad);
-                    let bytes: &mut [u8] = bytemuck::cast_slice_mut(row);
-                    bytes[kc..4 * words].fill(0);
-                    for byte in &mut bytes[..kc] {
-                        *byte ^= T::SHIFT as u8;
-                    }
-                    row_sums[i] += bytes[..kc].iter().map(|x| i32::from(*x)).sum::<i32>();
-                }
-                for (p, j) in (0..cols).step_by(NR).enumerate() {
-                    let width = NR.min(cols - j);
-                    let b_block = &b.panel(col0 / NR + p)[k0 / 4 * NR..][..words * NR];
-                    for i in (0..block_rows).step_by(MR) {
-                        let mr = MR.min(block_rows - i);
-                        let mut sums = [[0; NR]; MR];
-                        if !first {
-                            for (r, sums) in sums[..mr].iter_mut().enumerate() {
-                                sums[..width].copy_from_slice(&tile.row(block + i + r)[j..j + width]);
-                            }
+            for i in 0..block_rows {
+                let row = row0 + block + i;
+                let sum = match in_place {
+                    Some((data, stride)) if b_has_zeros => sum_of(&data[row * stride..][..self.k]),
+                    Some(_) => 0,
+                    None => {
+                        let words = &mut packed[i * packed_stride / size_of::<i32>()..][..packed_stride / size_of::<i32>()];
+                        let bytes = self.pack_row(s, a, row, T::from_i32(zeros.a.at(row)), kernel.element, words);
+                        let sum = if b_has_zeros { sum_of(bytes) } else { 0 };
+                        if kernel.element == 2 {
+                            widen(words, self.k.next_multiple_of(4));
                         }
-                        kernel(mr, &packed[i * A_STRIDE..(i + mr) * A_STRIDE], b_block, &mut sums);
-                        for (r, sums) in sums[..mr].iter().enumerate() {
-                            let c = &mut tile.row(block + i + r)[j..j + width];
-                            c.copy_from_slice(&sums[..width]);
-                            if last {
-                                let a_zero = zeros.a.at(row0 + block + i + r).wrapping_add(T::SHIFT);
-                                self.correct(c, col0 + j, a_zero, row_sums[i + r], b, zeros.b);
-                            }
+                        sum
+                    }
+                };
+                row_sums[i] = sum;
+            }
+            let (a_bytes, stride, first) = match in_place {
+                Some((data, stride)) => (data, stride, (row0 + block) * stride),
+                None => (bytemuck::cast_slice::<i32, u8>(packed), packed_stride, 0),
+            };
+            // Heights differ by one at most.
+            let row_tiles = block_rows.div_ceil(kernel.rows);
+            let (base, taller) = (block_rows / row_tiles, block_rows % row_tiles);
+            for (p, j) in (0..cols).step_by(NR).enumerate() {
+                let (width, panel) = (NR.min(cols - j), b.panel(col0 / NR + p));
+                for t in 0..row_tiles {
+                    let (i, mr) = (t * base + t.min(taller), base + usize::from(t < taller));
+                    let a = &a_bytes[first + i * stride..][..(mr - 1) * stride + words * 4 * kernel.element];
+                    let call = Call { rows: mr, a: a.as_ptr(), stride, b: panel[..words * NR].as_ptr(), words };
+                    // SAFETY: A has mr <= kernel.rows rows of `words` groups, B as many groups of NR words.
+                    unsafe { (kernel.run)(&call, &mut sums) };
+                    let sums = &mut sums.0[..mr];
+                    for (r, sums) in sums.iter_mut().enumerate() {
+                        let a_zero = zeros.a.at(row0 + block + i + r).wrapping_add(T::SHIFT);
+                        if a_zero != 0 {
+                            let columns = &b.sums()[col0 + j..][..NR];
+                            sums.iter_mut().zip(columns).for_each(|(c, sum)| *c = c.wrapping_sub(a_zero.wrapping_mul(*sum)));
+                        }
+                        if b_has_zeros {
+                            let factor = row_sums[i + r].wrapping_sub((self.k as i32).wrapping_mul(a_zero));
+                            subtract(&mut sums[..width], factor, zeros.b, col0 + j, b.shift);
                         }
                     }
-                }
-                k0 += kc;
-                if last {
-                    break;
+                    let mut out = Block { tile: &mut tile, row: block + i, col: j, cols: width };
+                    finish.run(s, (row0 + block + i, col0 + j), sums, &mut out);
                 }
             }
         }
     }
 
-    /// Adds the terms that the zero points contribute to a row's elements from column `col` on.
+    /// Packs a row of A as unsigned bytes, zero to the end of the last word. Those that will be widened to `element` bytes stand behind
+    /// the place for as many.
     #[inline(always)]
-    fn correct(&self, c: &mut [i32], col: usize, a_zero: i32, row_sum: i32, b: QuantisedRef<'_>, b_zeros: ZeroPoint<'_>) {
-        // sum A - k a_zero, the factor of b_zero.
-        let factor = row_sum.wrapping_sub((self.k as i32).wrapping_mul(a_zero));
-        let sums = &b.sums()[col..][..c.len()];
-        match b_zeros {
-            ZeroPoint::All(zero) => {
-                let term = factor.wrapping_mul(zero.wrapping_sub(b.shift));
-                for (c, sum) in c.iter_mut().zip(sums) {
-                    *c = c.wrapping_sub(a_zero.wrapping_mul(*sum)).wrapping_sub(term);
-                }
-            }
-            ZeroPoint::Each(zeros) => {
-                for ((c, sum), zero) in c.iter_mut().zip(sums).zip(&zeros[col..]) {
-                    *c = c.wrapping_sub(a_zero.wrapping_mul(*sum)).wrapping_sub(factor.wrapping_mul(zero.wrapping_sub(b.shift)));
-                }
-            }
+    fn pack_row<'w, S: Simd, T: QuantisedElement>(&self, s: S, a: &Lhs<'_, T>, row: usize, pad: T, element: usize, words: &'w mut [i32]) -> &'w [u8] {
+        let padded = self.k.next_multiple_of(4);
+        let start = (element - 1) * padded;
+        a.copy(s, row, 0, self.k, &mut T::cast(words)[start..start + self.k], self.k.max(1), pad);
+        let bytes: &mut [u8] = &mut bytemuck::cast_slice_mut(words)[start..start + padded];
+        bytes[self.k..].fill(0);
+        if T::SHIFT != 0 {
+            bytes[..self.k].iter_mut().for_each(|byte| *byte ^= T::SHIFT as u8);
         }
+        &bytes[..self.k]
     }
 }
 
-/// The fastest kernel of this machine that `level` allows.
-fn kernel(level: Level) -> Kernel {
-    #[cfg(target_arch = "x86_64")]
-    match level {
-        Level::Avx512(_) if Avx512Vnni::detect().is_some() => return vnni::kernel,
-        Level::Avx512(_) | Level::Avx2(_) => {
-            return |rows, a, b, sums| {
-                if let Some(s) = Avx2::detect() {
-                    s.vectorize(
-                        #[inline(always)]
-                        || portable(rows, a, b, sums),
-                    );
-                }
-            };
+/// Widens `n` bytes, which begin at byte `n`, to 16 bits from the start on.
+#[inline(always)]
+fn widen(words: &mut [i32], n: usize) {
+    let bytes: &mut [u8] = bytemuck::cast_slice_mut(words);
+    for at in (0..n).step_by(16) {
+        let count = 16.min(n - at);
+        let mut waiting = [0; 16];
+        waiting[..count].copy_from_slice(&bytes[n + at..n + at + count]);
+        for (to, x) in bytes[2 * at..2 * (at + count)].chunks_exact_mut(2).zip(waiting) {
+            to.copy_from_slice(&u16::from(x).to_ne_bytes());
         }
-        _ => {}
     }
-    portable
 }
 
 #[inline(always)]
-fn portable(rows: usize, a: &[i32], b: &[i32], sums: &mut Sums) {
-    for (row, sums) in a.chunks_exact(A_STRIDE).zip(sums).take(rows) {
-        for (a, b) in row.iter().zip(b.chunks_exact(NR)) {
-            let a = a.to_ne_bytes().map(i32::from);
-            for (sum, b) in sums.iter_mut().zip(b) {
-                let b = b.to_ne_bytes().map(|x| i32::from(x as i8));
-                *sum = sum.wrapping_add(a[0] * b[0] + a[1] * b[1] + a[2] * b[2] + a[3] * b[3]);
-            }
-        }
-    }
+fn sum_of(bytes: &[u8]) -> i32 {
+    bytes.iter().map(|x| i32::from(*x)).sum()
 }
 
-/// Four products and their sum for each lane and instruction.
-#[cfg(target_arch = "x86_64")]
-mod vnni {
-    use millstream_simd::types::Avx512I32 as I32;
-    use millstream_simd::{Avx512, Avx512Vnni, SimdI32};
-
-    use super::{A_STRIDE, MR, NR, Sums, portable};
-
-    const LANES: usize = <I32 as SimdI32<Avx512>>::LANES;
-    const NV: usize = NR / LANES;
-
-    pub(super) fn kernel(rows: usize, a: &[i32], b: &[i32], sums: &mut Sums) {
-        let Some(s) = Avx512Vnni::detect() else { return portable(rows, a, b, sums) };
-        macro_rules! tiles {
-            ($($mr:literal)*) => {
-                match rows {
-                    $($mr => s.vectorize(#[inline(always)] || body::<$mr>(s, a, b, sums)),)*
-                    _ => {}
-                }
-            };
+/// Subtracts `factor` times the zero point of each column from `col` on.
+#[inline(always)]
+fn subtract(sums: &mut [i32], factor: i32, zeros: ZeroPoint<'_>, col: usize, shift: i32) {
+    match zeros {
+        ZeroPoint::All(zero) => {
+            let term = factor.wrapping_mul(zero.wrapping_sub(shift));
+            sums.iter_mut().for_each(|c| *c = c.wrapping_sub(term));
         }
-        tiles!(1 2 3 4 5 6 7 8 9 10 11 12 13 14);
-    }
-
-    #[inline(always)]
-    fn body<const ROWS: usize>(s: Avx512Vnni, a: &[i32], b: &[i32], sums: &mut Sums) {
-        const { assert!(ROWS <= MR) };
-        let base = s.base();
-        let mut acc = [[I32::splat(base, 0); NV]; ROWS];
-        for r in 0..ROWS {
-            for v in 0..NV {
-                acc[r][v] = I32::load(base, &sums[r][v * LANES..]);
-            }
-        }
-        let rows: [&[i32; A_STRIDE]; ROWS] = core::array::from_fn(|r| a[r * A_STRIDE..][..A_STRIDE].try_into().expect("A_STRIDE words"));
-        for (k, b) in b.chunks_exact(NR).take(A_STRIDE).enumerate() {
-            let b: [I32; NV] = core::array::from_fn(|v| I32::load(base, &b[v * LANES..]));
-            for r in 0..ROWS {
-                let a = I32::splat(base, rows[r][k]);
-                for v in 0..NV {
-                    acc[r][v] = s.dot_u8_i8(acc[r][v], a, b[v]);
-                }
-            }
-        }
-        for r in 0..ROWS {
-            for v in 0..NV {
-                acc[r][v].store(&mut sums[r][v * LANES..]);
+        ZeroPoint::Each(zeros) => {
+            for (c, zero) in sums.iter_mut().zip(&zeros[col..]) {
+                *c = c.wrapping_sub(factor.wrapping_mul(zero.wrapping_sub(shift)));
             }
         }
     }

@@ -10,8 +10,8 @@ use millstream_tensor::AlignedBytes;
 
 use crate::error::{GemmError, require, span};
 
-/// Columns of a panel.
-pub(crate) const NR: usize = 32;
+/// Columns of a panel of the right operand.
+pub const NR: usize = 32;
 
 /// i32 words that a packed k × n matrix takes.
 pub fn quantised_packed_len(k: usize, n: usize) -> usize {
@@ -49,18 +49,18 @@ impl<'a> QuantisedRef<'a> {
         let columns = n.div_ceil(NR) * NR;
         let (panels, sums) = words.split_at_mut(len - columns);
         sums.fill(0);
+        panels.fill(0);
         let depth = k.div_ceil(4);
-        for (index, word) in panels.iter_mut().enumerate() {
-            let (row, column) = (index / NR % depth, index / NR / depth * NR + index % NR);
-            let mut bytes = [0_u8; 4];
-            if column < n {
-                for (q, byte) in bytes.iter_mut().enumerate().take(k - 4 * row) {
-                    let x = at(4 * row + q, column);
-                    *byte = x as u8;
-                    sums[column] += i32::from(x);
+        for (p, (panel, sums)) in panels.chunks_exact_mut((depth * NR).max(1)).zip(sums.chunks_exact_mut(NR)).enumerate() {
+            for j in 0..NR.min(n - p * NR) {
+                let mut sum = 0;
+                for (i, group) in panel.chunks_exact_mut(NR).enumerate() {
+                    let bytes: [u8; 4] = core::array::from_fn(|q| if 4 * i + q < k { at(4 * i + q, p * NR + j) as u8 } else { 0 });
+                    sum += bytes.iter().map(|&x| i32::from(x as i8)).sum::<i32>();
+                    group[j] = i32::from_ne_bytes(bytes);
                 }
+                sums[j] = sum;
             }
-            *word = i32::from_ne_bytes(bytes);
         }
         Ok(Self { words, k, n, shift })
     }

@@ -1,6 +1,6 @@
 //! Integer products against the definition: exact, on every level of the machine.
 
-use millstream_gemm::{Lhs, PackedQuantised, QuantisedElement, QuantisedGemm, QuantisedRef, Window, ZeroPoint, ZeroPoints};
+use millstream_gemm::{Exact, Lhs, PackedQuantised, QuantisedElement, QuantisedGemm, QuantisedRef, Window, ZeroPoint, ZeroPoints};
 use millstream_simd::Level;
 use proptest::prelude::*;
 
@@ -16,7 +16,7 @@ fn bytes(n: usize, seed: u64) -> Vec<u8> {
 fn product<T: QuantisedElement>(level: Level, a: &Lhs<'_, T>, b: QuantisedRef<'_>, zeros: &ZeroPoints<'_>, (m, k, n): (usize, usize, usize)) -> Vec<i32> {
     let gemm = QuantisedGemm::new(level, m, k, n);
     let (mut c, mut scratch) = (vec![-7; m * n], vec![-7; gemm.scratch_len()]);
-    gemm.run(a, b, zeros, &mut c, n, &mut scratch).unwrap();
+    gemm.run(a, b, zeros, &Exact, (&mut c, n), &mut scratch).unwrap();
     c
 }
 

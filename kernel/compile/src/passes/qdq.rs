@@ -1,6 +1,6 @@
 //! Turns what stands between a dequantisation and a quantisation into one operator on bytes.
 //!
-//! A convolution of dequantised values that is quantised again is `QLinearConv`; a product is `QLinearMatMul`. Sums are then exact,
+//! A convolution of dequantised values that is quantised again is `QLinearConv`; a product is `QLinearMatMul`, a sum `QLinearAdd`. Sums are then exact,
 //! the same for every instruction set, and rounded once. An operator that only moves or compares elements runs on the bytes
 //! themselves, where it keeps scale and zero point. These rules run before any other: folded constants would hide the bytes.
 
@@ -9,10 +9,10 @@ use alloc::{sync::Arc, vec::Vec};
 use millstream_graph::{Node, NodeId, Op, ValueId};
 use millstream_ops::{
     conv::conv::Conv,
-    elementwise::relu::Relu,
+    elementwise::{add::Add, relu::Relu},
     movement::transpose::Transpose,
     pool::max_pool::MaxPool,
-    quantize::{dequantize_linear::DequantizeLinear, qlinear_conv::QLinearConv, qlinear_matmul::QLinearMatMul, quantize_linear::QuantizeLinear},
+    quantize::{dequantize_linear::DequantizeLinear, qlinear_add::QLinearAdd, qlinear_conv::QLinearConv, qlinear_matmul::QLinearMatMul, quantize_linear::QuantizeLinear},
     shape::{flatten::Flatten, reshape::Reshape},
 };
 use millstream_tensor::DType;
@@ -75,6 +75,15 @@ fn find(rewrite: &Rewrite<'_>) -> Option<Found> {
         let (a, b) = (dequantised(rewrite, before.input(0)?, None)?, dequantised(rewrite, before.input(1)?, None)?);
         let inputs = [a.values, a.scale, a.zero, b.values, b.scale, b.zero, to.scale, to.zero].map(Some).to_vec();
         return Some(Found { name: "QLinearMatMul", op: Arc::new(QLinearMatMul), inputs, result });
+    }
+    if op.downcast_ref::<Add>().is_some() {
+        let (a, b) = (dequantised(rewrite, before.input(0)?, None)?, dequantised(rewrite, before.input(1)?, None)?);
+        let type_of = |v: ValueId| rewrite.graph().fact(v).map(|f| f.dtype);
+        if [a.values, b.values].iter().any(|&v| type_of(v) != type_of(to.zero)) {
+            return None;
+        }
+        let inputs = [a.values, a.scale, a.zero, b.values, b.scale, b.zero, to.scale, to.zero].map(Some).to_vec();
+        return Some(Found { name: "QLinearAdd", op: Arc::new(QLinearAdd), inputs, result });
     }
     let name = moves(&**op).filter(|_| before.outputs.iter().skip(1).all(Option::is_none))?;
     let from = dequantised(rewrite, before.input(0)?, None)?;

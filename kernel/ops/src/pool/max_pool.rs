@@ -3,7 +3,7 @@
 //! `Indices` count elements of the whole input in row-major order, or with `storage_order` 1 with the spatial axes of each
 //! plane in column-major order. Of equal elements the first one counts.
 
-use super::window::{Fold, Pool, VectorFold, permute, run, run_f32};
+use super::window::{Fold, Pool, VectorFold, is_channels_last, permute, run, run_f32, run_greatest};
 use crate::{
     conv::geometry::{Sliding, position, positive, visit},
     grains,
@@ -72,7 +72,7 @@ pub(crate) fn pool_cost(cx: &StepCx<'_>, kernel: &[usize]) -> Cost {
 /// The name of the kernel that a pool runs.
 pub(crate) fn pool_kernel(cx: &StepCx<'_>) -> String {
     match cx.inputs.first() {
-        Some(Some(x)) if x.dtype == DType::F32 && cx.outputs.len() == 1 && super::window::is_channels_last(&x.layout) => {
+        Some(Some(x)) if matches!(x.dtype, DType::F32 | DType::U8 | DType::I8) && cx.outputs.len() == 1 && is_channels_last(&x.layout) => {
             alloc::format!("pool-nhwc-{}", cx.level)
         }
         _ => String::from("pool-planes"),
@@ -96,6 +96,7 @@ impl Op for MaxPool {
     fn eval(&self, cx: &mut EvalCx<'_>) -> Result<(), EvalError> {
         let pool = pool_of(cx, &self.kernel, &self.sliding, false)?;
         let indices = cx.wants(1);
+        let last = !indices && [cx.spec(0), cx.output_spec(0)].iter().all(|s| s.is_some_and(|s| is_channels_last(&s.layout)));
         macro_rules! typed {
             ($t:ty) => {
                 if indices { self.eval_indices::<$t>(cx, &pool) } else { run::<$t, Max>(cx, &pool, Max) }
@@ -107,6 +108,8 @@ impl Op for MaxPool {
             DType::F64 => typed!(f64),
             DType::F16 => typed!(f16),
             DType::BF16 => typed!(bf16),
+            DType::I8 if last => run_greatest(cx, &pool, i8::MIN),
+            DType::U8 if last => run_greatest(cx, &pool, 0u8),
             DType::I8 => typed!(i8),
             DType::U8 => typed!(u8),
             other => Err(EvalError::DType(other)),
@@ -323,6 +326,7 @@ mod tests {
     #[test]
     fn other_types() {
         crate::testing::check(&DEF, |_| typed(|x| x as i8).1, Tolerance::EXACT, &typed(|x| x as i8).0);
+        crate::testing::check(&DEF, |_| typed(|x| (x + 100.0) as u8).1, Tolerance::EXACT, &typed(|x| (x + 100.0) as u8).0);
         crate::testing::check(&DEF, |_| typed(f64::from).1, Tolerance::EXACT, &typed(f64::from).0);
         crate::testing::check(&DEF, |_| typed(f16::from_f32).1, Tolerance::EXACT, &typed(f16::from_f32).0);
         crate::testing::check(&DEF, |_| typed(bf16::from_f32).1, Tolerance::EXACT, &typed(bf16::from_f32).0);

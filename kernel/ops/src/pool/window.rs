@@ -11,7 +11,7 @@ use crate::{
 };
 use millstream_graph::{EvalCx, EvalError, Permutation, StepCx};
 use millstream_simd::{Level, Simd, SimdF32, dispatch};
-use millstream_tensor::{DType, Layout, Order, View, ViewMut, tile::Tiles};
+use millstream_tensor::{DType, Element, Layout, Order, View, ViewMut, tile::Tiles};
 
 /// Taps that are folded in one go.
 const BATCH: usize = 64;
@@ -53,7 +53,7 @@ impl Pool {
 /// Channels-last and row-major memory are both fine for f32, row-major alone for other types.
 pub(crate) fn permute(cx: &StepCx<'_>, inputs: &[Option<Order>]) -> Option<Permutation> {
     let spec = cx.inputs.first()?.as_ref()?;
-    if spec.dtype != DType::F32 || cx.outputs.len() != 1 || spec.shape().rank() < 3 {
+    if !matches!(spec.dtype, DType::F32 | DType::U8 | DType::I8) || cx.outputs.len() != 1 || spec.shape().rank() < 3 {
         return None;
     }
     let order = inputs.first().copied()?.filter(Order::is_row_major).unwrap_or(Order::channels_last(spec.shape().rank()));
@@ -68,7 +68,12 @@ pub(crate) fn is_channels_last(layout: &Layout) -> bool {
 /// Folds f32, in either layout.
 pub(crate) fn run_f32<F: VectorFold>(cx: &mut EvalCx<'_>, pool: &Pool, fold: F) -> Result<(), EvalError> {
     let (x, y) = (cx.input::<f32>(0)?, cx.output::<f32>(0)?);
-    if is_channels_last(x.layout()) && is_channels_last(y.layout()) { channels_last(cx, pool, x, y, fold) } else { row_major(cx, pool, x, y, fold) }
+    if !is_channels_last(x.layout()) || !is_channels_last(y.layout()) {
+        return row_major(cx, pool, x, y, fold);
+    }
+    let level = cx.level();
+    let finish = |y: &mut [f32], count| y.iter_mut().for_each(|y| *y = fold.finish(*y, count));
+    channels_last(cx, pool, x, y, fold.start(), &|x, offsets, y| fold_taps(level, fold, x, offsets, y), &finish)
 }
 
 /// Folds elements of any type, row-major.
@@ -77,8 +82,35 @@ pub(crate) fn run<T: Number, F: Fold<T::Sum>>(cx: &mut EvalCx<'_>, pool: &Pool, 
     row_major(cx, pool, x, y, fold)
 }
 
-fn channels_last<F: VectorFold>(cx: &EvalCx<'_>, pool: &Pool, x: View<'_, f32>, y: ViewMut<'_, f32>, fold: F) -> Result<(), EvalError> {
-    let (channels, level) = (x.shape()[1], cx.level());
+/// The greatest byte of each window.
+pub(crate) fn run_greatest<T: Element + Ord>(cx: &mut EvalCx<'_>, pool: &Pool, least: T) -> Result<(), EvalError> {
+    let (x, y) = (cx.input::<T>(0)?, cx.output::<T>(0)?);
+    let level = cx.level();
+    channels_last(cx, pool, x, y, least, &|x, offsets, y| dispatch!(level, _s => greatest(x, offsets, y)), &|_, _| ())
+}
+
+/// The compiler makes vectors of this: a byte has no other operations.
+#[inline(always)]
+fn greatest<T: Copy + Ord>(x: &[T], offsets: &[usize], y: &mut [T]) {
+    for &o in offsets {
+        for (y, &x) in y.iter_mut().zip(&x[o..]) {
+            *y = x.max(*y);
+        }
+    }
+}
+
+/// Channels-last: all channels of a window at once. `fold(x, offsets, y)` folds the pixels that begin at `offsets` into `y`, and
+/// `finish(y, count)` is called with the count of a window's elements.
+fn channels_last<T: Element>(
+    cx: &EvalCx<'_>,
+    pool: &Pool,
+    x: View<'_, T>,
+    y: ViewMut<'_, T>,
+    start: T,
+    fold: &(dyn Fn(&[T], &[usize], &mut [T]) + Sync),
+    finish: &(dyn Fn(&mut [T], usize) + Sync),
+) -> Result<(), EvalError> {
+    let channels = x.shape()[1];
     let pixels_in: usize = pool.axes.iter().map(|a| a.input).product();
     let pixels_out: usize = pool.axes.iter().map(|a| a.output).product();
     let x = x.data();
@@ -92,20 +124,19 @@ fn channels_last<F: VectorFold>(cx: &EvalCx<'_>, pool: &Pool, x: View<'_, f32>, 
             let at = position(&pool.axes, pixel);
             let at = &at[..pool.axes.len()];
             let y = tile.row(row);
-            y.fill(fold.start());
+            y.fill(start);
             let mut offsets = [0; BATCH];
             let mut n = 0;
             visit(&pool.axes, at, &mut |plane, _| {
                 offsets[n] = (image * pixels_in + plane) * channels;
                 n += 1;
                 if n == BATCH {
-                    fold_taps(level, fold, x, &offsets, y);
+                    fold(x, &offsets, y);
                     n = 0;
                 }
             });
-            fold_taps(level, fold, x, &offsets[..n], y);
-            let count = pool.count(at);
-            y.iter_mut().for_each(|y| *y = fold.finish(*y, count));
+            fold(x, &offsets[..n], y);
+            finish(y, pool.count(at));
         }
         Some(())
     })

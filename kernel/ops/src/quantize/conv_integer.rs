@@ -6,6 +6,7 @@ use super::{
     product::zero_points,
 };
 use alloc::{boxed::Box, format, string::String, sync::Arc, vec::Vec};
+use millstream_gemm::Exact;
 use millstream_graph::{Arity, BuildCx, Cost, EvalCx, EvalError, Fact, InferCx, InferError, Op, OpDef, Packed, Permutation, PrepackCx, Scratch, StepCx};
 use millstream_tensor::{DType, Order, TensorError, TensorView};
 
@@ -41,7 +42,7 @@ impl Op for ConvInteger {
             let packed = cx.packed::<PackedBytes>(1);
             let y = cx.output::<i32>(0)?.into_data();
             match packed {
-                Some(w) => self.window.run_packed(cx, (x, w, &spec), weights.shape(), (&x_zero, &w_zero), y, &|sums, y| y.copy_from_slice(sums)),
+                Some(w) => self.window.run_packed(cx, (x, w, &spec), weights.shape(), (&x_zero, &w_zero), y, |_| Exact),
                 None => self.window.run(cx, x, cx.input::<B>(1)?, (&x_zero, &w_zero), y, &|_, sum| sum),
             }
         }))

@@ -1,7 +1,7 @@
 //! Convolutions of 8-bit integers with zero points, in i32.
 //!
-//! With constant weights and at most two spatial axes: a product of the windows of a channels-last image with the packed weights,
-//! whose sums a second pass finishes. Otherwise: for each output element its taps, row-major.
+//! With constant weights and at most two spatial axes: a product of the windows of a channels-last image with the packed weights.
+//! Otherwise: for each output element its taps, row-major.
 
 use super::{
     packed::{self, PackedBytes},
@@ -18,7 +18,9 @@ use crate::{
     pool::window::is_channels_last,
 };
 use alloc::{vec, vec::Vec};
-use millstream_gemm::{Lhs, QuantisedElement, QuantisedGemm, ZeroPoint, ZeroPoints};
+use bytemuck::Pod;
+use core::ops::Range;
+use millstream_gemm::{Finish, Lhs, QuantisedElement, QuantisedGemm, ZeroPoint, ZeroPoints};
 use millstream_graph::{BuildCx, BuildError, Cost, EvalCx, EvalError, Fact, InferCx, InferError, Permutation, Scratch, Spec, StepCx};
 use millstream_simd::Level;
 use millstream_tensor::{DType, Order, Shape, View, tile::Tiles};
@@ -110,10 +112,10 @@ impl Window {
     pub(crate) fn scratch(&self, cx: &StepCx<'_>, w: usize) -> Scratch {
         let (Some(Some(x)), Some(weights)) = (cx.inputs.first(), cx.input_shape(w)) else { return Scratch::default() };
         match self.step(x.shape(), weights) {
-            Ok(step) if cx.is_packed(w) => Scratch {
-                shared: carved::<i32>(step.rows() * step.outputs()) + carved::<u8>(reordered(x)),
-                per_worker: packed::grain_scratch(&step.gemm(cx.level)),
-            },
+            Ok(step) if cx.is_packed(w) => {
+                let output = cx.outputs.first().filter(|y| !is_channels_last(&y.layout)).map_or(0, |y| carved::<u8>(y.bytes()));
+                Scratch { shared: output + carved::<u8>(reordered(x)), per_worker: packed::grain_scratch(&step.gemm(cx.level)) }
+            }
             _ => Scratch::default(),
         }
     }
@@ -135,16 +137,19 @@ impl Window {
         Cost { flops: 2.0 * base.flops * each as f64, ..base }
     }
 
-    /// With packed weights: calls `finish(sums of all output channels, output)` for each output pixel.
-    pub(crate) fn run_packed<A: QuantisedElement + Number, U: Number>(
+    /// With packed weights; `finish` gives what makes elements of the sums of these output channels.
+    pub(crate) fn run_packed<A: QuantisedElement + Number, F: Finish>(
         &self,
         cx: &mut EvalCx<'_>,
         (x, w, y): (View<'_, A>, &PackedBytes, &Spec),
         weights: &Shape,
         zeros: (&[i32], &[i32]),
-        out: &mut [U],
-        finish: &(dyn Fn(&[i32], &mut [U]) + Sync),
-    ) -> Result<(), EvalError> {
+        out: &mut [F::Output],
+        finish: impl Fn(Range<usize>) -> F,
+    ) -> Result<(), EvalError>
+    where
+        F::Output: Pod,
+    {
         let step = self.step(x.shape(), weights)?;
         let (outputs, rows, pixels) = (step.outputs(), step.rows(), step.pixels());
         check_count(zeros.0, 1)?;
@@ -154,7 +159,8 @@ impl Window {
         }
         let short = || EvalError::Invalid("a convolution's scratch memory is too short");
         let mut scratch = cx.scratch();
-        let sums = carve::<i32>(&mut scratch, rows * outputs).ok_or_else(short)?;
+        let in_order = is_channels_last(&y.layout);
+        let aside = carve::<F::Output>(&mut scratch, if in_order { 0 } else { rows * outputs }).ok_or_else(short)?;
         let image = carve::<A>(&mut scratch, if is_channels_last(x.layout()) { 0 } else { x.shape().elements() }).ok_or_else(short)?;
         let x = if image.is_empty() {
             x.data()
@@ -174,27 +180,15 @@ impl Window {
                 b: if zeros.1.len() > 1 { ZeroPoint::Each(&zeros.1[of_group.clone()]) } else { ZeroPoint::All(zeros.1[0]) },
             };
             let b = w.0.get(group).ok_or_else(short)?.view();
-            packed::run(cx, &gemm, &step.lhs(x, group), b, &zeros, &mut sums[of_group.start..], outputs)?;
+            let to = if in_order { &mut out[of_group.start..] } else { &mut aside[of_group.start..] };
+            packed::run(cx, &gemm, &step.lhs(x, group), b, &zeros, &finish(of_group), (to, outputs))?;
         }
-        if !is_channels_last(&y.layout) {
-            let mut row = vec![U::default(); outputs];
-            for (r, sums) in sums.chunks_exact(outputs).enumerate() {
-                finish(sums, &mut row);
-                for (o, &v) in row.iter().enumerate() {
-                    out[(r / pixels * outputs + o) * pixels + r % pixels] = v;
-                }
+        for (r, row) in aside.chunks_exact(outputs).enumerate() {
+            for (o, &v) in row.iter().enumerate() {
+                out[(r / pixels * outputs + o) * pixels + r % pixels] = v;
             }
-            return Ok(());
         }
-        let each = grains::rows(rows, outputs, 2);
-        let tiles = Tiles::rows(out, outputs, each).ok_or(EvalError::Output(0))?;
-        cx.parallel(tiles.count(), |grain, _| {
-            let mut tile = tiles.claim(grain)?;
-            for i in 0..tile.rows() {
-                finish(&sums[(grain * each + i) * outputs..][..outputs], tile.row(i));
-            }
-            Some(())
-        })
+        Ok(())
     }
 
     /// Reads the attributes.

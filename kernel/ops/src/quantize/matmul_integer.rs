@@ -5,6 +5,7 @@ use super::{
     product::{Product, infer_dims, zero_points},
 };
 use alloc::{boxed::Box, format, string::String, sync::Arc, vec, vec::Vec};
+use millstream_gemm::Exact;
 use millstream_graph::{Arity, BuildCx, Cost, EvalCx, EvalError, Fact, InferCx, InferError, Op, OpDef, Packed, PrepackCx, Scratch, StepCx};
 use millstream_tensor::{DType, TensorError, TensorView};
 
@@ -37,13 +38,13 @@ impl Op for MatMulInteger {
             let a = cx.input::<A>(0)?;
             let b = if weights.is_some() { &[][..] } else { cx.input::<B>(1)?.data() };
             let product = Product::new(a.layout(), &cx.spec(1).ok_or(EvalError::MissingInput(1))?.layout)?;
-            let (mut scratch, y) = (cx.scratch(), cx.output::<i32>(0)?.into_data());
-            product.run(cx, (a.data(), b), weights, (&a_zero, &b_zero), &mut scratch, y)
+            let (scratch, y) = (cx.scratch(), cx.output::<i32>(0)?.into_data());
+            product.run(cx, (a.data(), b), weights, (&a_zero, &b_zero), scratch, &Exact, y)
         }))
     }
 
     fn scratch(&self, cx: &StepCx<'_>) -> Scratch {
-        Product::scratch(cx, 0, 1, false)
+        Product::scratch(cx, 0, 1)
     }
 
     fn prepack(&self, input: usize, weight: TensorView<'_>, _: &PrepackCx<'_>) -> Result<Option<Arc<dyn Packed>>, TensorError> {

@@ -6,9 +6,10 @@
 use super::linear::bounds;
 use crate::carve::{carve, carved};
 use alloc::{vec, vec::Vec};
-use millstream_gemm::{Lhs, PackedQuantised, QuantisedElement, QuantisedGemm, QuantisedRef, ZeroPoints};
+use core::ops::Range;
+use millstream_gemm::{Block, Finish, QUANTISED_PANEL, Lhs, PackedQuantised, QuantisedElement, QuantisedGemm, QuantisedRef, ZeroPoints};
 use millstream_graph::{EvalCx, EvalError, Packed};
-use millstream_simd::{Level, Simd, SimdF32, SimdI32, dispatch};
+use millstream_simd::{Simd, SimdF32, SimdI32};
 use millstream_tensor::{DType, TensorError, TensorView};
 
 /// Right operands, packed: a matrix, or a matrix for each group of a convolution.
@@ -48,11 +49,9 @@ impl PackedBytes {
         let mut all = Vec::with_capacity(groups);
         for group in 0..groups {
             let from = &bytes[group * out * k..][..out * k];
-            for o in 0..out {
-                for c in 0..channels {
-                    for t in 0..taps {
-                        ordered[o * k + t * channels + c] = from[o * k + c * taps + t];
-                    }
+            for (to, from) in ordered.chunks_exact_mut(k.max(1)).zip(from.chunks_exact(k.max(1))) {
+                for (t, to) in to.chunks_exact_mut(channels.max(1)).enumerate() {
+                    to.iter_mut().zip(from[t..].iter().step_by(taps)).for_each(|(to, &from)| *to = from);
                 }
             }
             let packed = match weight.dtype() {
@@ -71,64 +70,79 @@ pub(crate) fn grain_scratch(gemm: &QuantisedGemm) -> usize {
 }
 
 /// Runs all grains of a product into `c`, whose rows begin `row_stride` apart.
-pub(crate) fn run<T: QuantisedElement + Sync>(
+pub(crate) fn run<T: QuantisedElement + Sync, F: Finish>(
     cx: &EvalCx<'_>,
     gemm: &QuantisedGemm,
     a: &Lhs<'_, T>,
     b: QuantisedRef<'_>,
     zeros: &ZeroPoints<'_>,
-    c: &mut [i32],
-    row_stride: usize,
+    finish: &F,
+    (c, row_stride): (&mut [F::Output], usize),
 ) -> Result<(), EvalError> {
     let tiles = gemm.tiles(c, row_stride).map_err(|_| EvalError::Invalid("the dims of a product do not fit its operands"))?;
     cx.parallel(tiles.count(), |grain, mut scratch| {
         let scratch = carve(&mut scratch, gemm.scratch_len())?;
-        gemm.run_grain(grain, a, b, zeros, &tiles, scratch).ok()
+        gemm.run_grain(grain, a, b, zeros, finish, &tiles, scratch).ok()
     })
 }
 
-/// How the sums of each column become bytes.
-#[derive(Debug)]
-pub(crate) struct Rescale {
+/// How the sums of each column become bytes. An i8 is written as the byte that it is.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Rescale<'a> {
     /// Added first.
-    pub(crate) bias: Vec<i32>,
+    pub(crate) bias: &'a [i32],
     /// What the sum is multiplied with.
-    pub(crate) scale: Vec<f32>,
+    pub(crate) scale: &'a [f32],
     /// The zero point of the result.
     pub(crate) zero: i32,
     /// Type of the result: u8 or i8.
     pub(crate) to: DType,
 }
 
-impl Rescale {
+impl<'a> Rescale<'a> {
+    /// The same for some of the columns.
+    pub(crate) fn columns(&self, range: Range<usize>) -> Rescale<'a> {
+        Rescale { bias: &self.bias[range.clone()], scale: &self.scale[range], ..*self }
+    }
+
+    /// Scales a vector of sums.
+    #[inline(always)]
+    fn vector<S: Simd>(&self, s: S, sum: S::I32, bias: S::I32, scale: S::F32) -> S::I32 {
+        let (low, high) = bounds(self.to);
+        let zero = S::F32::splat(s, self.zero as f32);
+        let (low, high) = (S::F32::splat(s, low as f32 - self.zero as f32), S::F32::splat(s, high as f32 - self.zero as f32));
+        (high.min(low.max((sum + bias).to_f32() * scale)).round_ties_even() + zero).to_i32()
+    }
+
     /// Scales a sum of column `o`.
     pub(crate) fn one(&self, o: usize, sum: i32) -> u8 {
         let (low, high) = bounds(self.to);
         let scaled = libm::rintf(sum.wrapping_add(self.bias[o]) as f32 * self.scale[o]);
         (f64::from(scaled) + f64::from(self.zero)).clamp(low, high) as i32 as u8
     }
+}
 
-    /// Scales a row of sums; an i8 is written as the byte that it is.
-    pub(crate) fn row(&self, level: Level, sums: &[i32], y: &mut [u8]) {
-        dispatch!(level, s => self.row_on(s, sums, y));
-    }
+impl Finish for Rescale<'_> {
+    type Output = u8;
 
     #[inline(always)]
-    fn row_on<S: Simd>(&self, s: S, sums: &[i32], y: &mut [u8]) {
+    fn run<S: Simd>(&self, s: S, (_, col): (usize, usize), sums: &[[i32; QUANTISED_PANEL]], out: &mut Block<'_, '_, u8>) {
         let lanes = S::F32::LANES;
-        let (low, high) = bounds(self.to);
-        let zero = S::F32::splat(s, self.zero as f32);
-        let (low, high) = (S::F32::splat(s, low as f32 - self.zero as f32), S::F32::splat(s, high as f32 - self.zero as f32));
-        let one = |sum: S::I32, bias: S::I32, scale: S::F32| (high.min(low.max((sum + bias).to_f32() * scale)).round_ties_even() + zero).to_i32();
-        let (mut from, mut bias, mut scale) = (sums.chunks_exact(lanes), self.bias.chunks_exact(lanes), self.scale.chunks_exact(lanes));
-        let mut to = y.chunks_exact_mut(lanes);
-        for (((sum, bias), scale), y) in (&mut from).zip(&mut bias).zip(&mut scale).zip(&mut to) {
-            one(S::I32::load(s, sum), S::I32::load(s, bias), S::F32::load(s, scale)).store_u8(y);
+        for at in (0..out.cols()).step_by(lanes) {
+            let n = lanes.min(out.cols() - at);
+            let bias = S::I32::load_partial(s, &self.bias[col + at..col + at + n]);
+            let scale = S::F32::load_partial(s, &self.scale[col + at..col + at + n]);
+            for (i, sums) in sums.iter().enumerate() {
+                let bytes = self.vector(s, S::I32::load(s, &sums[at..]), bias, scale);
+                let row = &mut out.row(i)[at..];
+                if n == lanes {
+                    bytes.store_u8(row);
+                } else {
+                    let mut last = [0; 16];
+                    bytes.store_u8(&mut last);
+                    row.copy_from_slice(&last[..n]);
+                }
+            }
         }
-        let rest = to.into_remainder();
-        let mut last = [0; 16];
-        let sum = S::I32::load_partial(s, from.remainder());
-        one(sum, S::I32::load_partial(s, bias.remainder()), S::F32::load_partial(s, scale.remainder())).store_u8(&mut last);
-        rest.copy_from_slice(&last[..rest.len()]);
     }
 }

@@ -5,7 +5,7 @@
 use super::packed::{self, PackedBytes};
 use crate::carve::{carve, carved};
 use alloc::{vec, vec::Vec};
-use millstream_gemm::{GemmError, Lhs, QuantisedElement, QuantisedGemm, QuantisedRef, ZeroPoint, ZeroPoints, quantised_packed_len};
+use millstream_gemm::{Finish, GemmError, Lhs, QuantisedElement, QuantisedGemm, QuantisedRef, ZeroPoint, ZeroPoints, quantised_packed_len};
 use millstream_graph::{Dim, EvalCx, EvalError, InferCx, InferError, Scratch, StepCx};
 use millstream_simd::Level;
 use millstream_tensor::{DType, Layout, MAX_RANK, Shape, broadcast};
@@ -109,24 +109,25 @@ impl Product {
         if packed { 0 } else { quantised_packed_len(self.k, self.n) }
     }
 
-    /// The memory that the product of inputs `a` and `b` needs, with its sums if they are not the output.
-    pub(crate) fn scratch(cx: &StepCx<'_>, a: usize, b: usize, sums: bool) -> Scratch {
+    /// The memory that the product of inputs `a` and `b` needs.
+    pub(crate) fn scratch(cx: &StepCx<'_>, a: usize, b: usize) -> Scratch {
         let layout = |i: usize| cx.inputs.get(i).and_then(|s| s.as_ref()).map(|s| s.layout);
         let (Some(left), Some(right)) = (layout(a), layout(b)) else { return Scratch::default() };
         let Ok(product) = Product::new(&left, &right) else { return Scratch::default() };
-        let sums = if sums { cx.outputs.first().map_or(0, |y| y.shape().elements()) } else { 0 };
-        Scratch { shared: carved::<i32>(product.packing(cx.is_packed(b))) + carved::<i32>(sums), per_worker: packed::grain_scratch(&product.gemm(cx.level)) }
+        Scratch { shared: carved::<i32>(product.packing(cx.is_packed(b))), per_worker: packed::grain_scratch(&product.gemm(cx.level)) }
     }
 
-    /// Writes the sums of all products to `c`. `b` is read unless its packed form is given; `memory` is for packing it.
-    pub(crate) fn run<A: QuantisedElement + Sync, B: Packable>(
+    /// Writes all products to `c`. `b` is read unless its packed form is given; `memory` is for packing it. Matrices that were
+    /// joined are one for `finish`.
+    pub(crate) fn run<A: QuantisedElement + Sync, B: Packable, F: Finish>(
         &self,
         cx: &EvalCx<'_>,
         (a, b): (&[A], &[B]),
         weights: Option<&PackedBytes>,
         (a_zero, b_zero): (&[i32], &[i32]),
-        memory: &mut &mut [u8],
-        c: &mut [i32],
+        mut memory: &mut [u8],
+        finish: &F,
+        c: &mut [F::Output],
     ) -> Result<(), EvalError> {
         let rows = self.m / self.joined;
         check_count(a_zero, rows)?;
@@ -135,7 +136,7 @@ impl Product {
             return Ok(());
         }
         let gemm = self.gemm(cx.level());
-        let memory: &mut [i32] = carve(memory, self.packing(weights.is_some())).ok_or(EvalError::Invalid("a product's scratch memory is too short"))?;
+        let memory: &mut [i32] = carve(&mut memory, self.packing(weights.is_some())).ok_or(EvalError::Invalid("a product's scratch memory is too short"))?;
         let each_row: Vec<i32> = if a_zero.len() > 1 { a_zero.iter().copied().cycle().take(self.m).collect() } else { vec![] };
         let zeros = ZeroPoints {
             a: if a_zero.len() > 1 { ZeroPoint::Each(&each_row) } else { ZeroPoint::All(a_zero[0]) },
@@ -148,7 +149,7 @@ impl Product {
                 None => B::pack(b.get(b0..).unwrap_or_default(), self.b.1, self.b.2, self.k, self.n, memory)
                     .map_err(|_| EvalError::Invalid("the dims of a product do not fit its operands"))?,
             };
-            packed::run(cx, &gemm, &lhs, right, &zeros, c, self.n)?;
+            packed::run(cx, &gemm, &lhs, right, &zeros, finish, (c, self.n))?;
         }
         Ok(())
     }

@@ -54,20 +54,17 @@ impl Op for QLinearConv {
         if bias.as_ref().is_some_and(|b| b.len() != outputs) {
             return Err(EvalError::Invalid("the bias has not one element for each output channel"));
         }
-        let rescale = Rescale {
-            bias: bias.unwrap_or_else(|| vec![0; outputs]),
-            scale: (0..outputs).map(|o| x_scale[0] * pick(&w_scale, o) / y_scale[0]).collect(),
-            zero: y_zero[0],
-            to: spec.dtype,
-        };
-        let (level, weights) = (cx.level(), cx.spec(3).ok_or(EvalError::MissingInput(3))?);
+        let bias = bias.unwrap_or_else(|| vec![0; outputs]);
+        let scale: Vec<f32> = (0..outputs).map(|o| x_scale[0] * pick(&w_scale, o) / y_scale[0]).collect();
+        let rescale = Rescale { bias: &bias, scale: &scale, zero: y_zero[0], to: spec.dtype };
+        let weights = cx.spec(3).ok_or(EvalError::MissingInput(3))?;
         let packed = cx.packed::<PackedBytes>(3);
         let y = bytes_of(cx)?;
         by_dtype!(bytes, cx.dtype(0)?, A => {
             let x = cx.input::<A>(0)?;
             match packed {
                 Some(w) => {
-                    self.window.run_packed(cx, (x, w, &spec), weights.shape(), (&x_zero, &w_zero), y, &|sums, y| rescale.row(level, sums, y))
+                    self.window.run_packed(cx, (x, w, &spec), weights.shape(), (&x_zero, &w_zero), y, |group| rescale.columns(group))
                 }
                 None => by_dtype!(bytes, weights.dtype, B => {
                     self.window.run(cx, x, cx.input::<B>(3)?, (&x_zero, &w_zero), y, &|o, sum| rescale.one(o, sum))

@@ -6,10 +6,12 @@ use super::{
     packed::{PackedBytes, Rescale},
     product::{Product, check_count, infer_dims, pick, zero_points},
 };
-use crate::{carve::carve, grains, numeric::Number};
+use crate::numeric::Number;
 use alloc::{boxed::Box, format, string::String, sync::Arc, vec, vec::Vec};
+use millstream_gemm::{Block, Finish, QUANTISED_PANEL};
 use millstream_graph::{Arity, BuildCx, EvalCx, EvalError, Fact, InferCx, InferError, Op, OpDef, Packed, PrepackCx, Scratch, StepCx};
-use millstream_tensor::{DType, TensorError, TensorView, tile::Tiles};
+use millstream_simd::Simd;
+use millstream_tensor::{DType, TensorError, TensorView};
 
 /// The operator's schema.
 pub const DEF: OpDef = OpDef {
@@ -51,42 +53,25 @@ impl Op for QLinearMatMul {
         let m = if rank > 1 { spec.shape()[rank - 2] } else { 1 };
         [(&a_scale, m), (&b_scale, n), (&y_scale, m)].into_iter().try_for_each(|(s, n)| check_count(s, n))?;
         check_count(&y_zero, m)?;
-        let rescale = |i: usize| Rescale {
-            bias: vec![0; n],
-            scale: (0..n).map(|j| pick(&a_scale, i) * pick(&b_scale, j) / pick(&y_scale, i)).collect(),
-            zero: pick(&y_zero, i),
-            to: spec.dtype,
-        };
         // One for all rows, or one for each row of a matrix.
         let rows = if a_scale.len().max(y_scale.len()).max(y_zero.len()) > 1 { m } else { 1 };
-        let rescales: Vec<Rescale> = (0..rows).map(rescale).collect();
-        let mut scratch = cx.scratch();
-        let sums = carve::<i32>(&mut scratch, spec.shape().elements()).ok_or(EvalError::Invalid("a product's scratch memory is too short"))?;
+        let bias = vec![0; n];
+        let scale: Vec<f32> =
+            (0..rows).flat_map(|i| (0..n).map(move |j| (i, j))).map(|(i, j)| pick(&a_scale, i) * pick(&b_scale, j) / pick(&y_scale, i)).collect();
+        let rescale = |i: usize| Rescale { bias: &bias, scale: &scale[i * n..(i + 1) * n], zero: pick(&y_zero, i), to: spec.dtype };
+        let finish = ByRow((0..rows).map(rescale).collect());
         let weights = cx.packed::<PackedBytes>(3);
+        let (scratch, y) = (cx.scratch(), bytes_of(cx)?);
         by_dtype!(bytes, cx.dtype(0)?, A => by_dtype!(bytes, cx.dtype(3)?, B => {
             let a = cx.input::<A>(0)?;
             let b = if weights.is_some() { &[][..] } else { cx.input::<B>(3)?.data() };
             let product = Product::new(a.layout(), &cx.spec(3).ok_or(EvalError::MissingInput(3))?.layout)?;
-            product.run(cx, (a.data(), b), weights, (&a_zero, &b_zero), &mut scratch, sums)
-        }))?;
-        let y = bytes_of(cx)?;
-        if y.is_empty() {
-            return Ok(());
-        }
-        let (level, each) = (cx.level(), grains::rows(y.len() / n, n, 2));
-        let tiles = Tiles::rows(y, n, each).ok_or(EvalError::Output(0))?;
-        cx.parallel(tiles.count(), |grain, _| {
-            let mut tile = tiles.claim(grain)?;
-            for i in 0..tile.rows() {
-                let row = grain * each + i;
-                rescales.get(row % rows)?.row(level, &sums[row * n..][..n], tile.row(i));
-            }
-            Some(())
-        })
+            product.run(cx, (a.data(), b), weights, (&a_zero, &b_zero), scratch, &finish, y)
+        }))
     }
 
     fn scratch(&self, cx: &StepCx<'_>) -> Scratch {
-        Product::scratch(cx, 0, 3, true)
+        Product::scratch(cx, 0, 3)
     }
 
     fn prepack(&self, input: usize, weight: TensorView<'_>, _: &PrepackCx<'_>) -> Result<Option<Arc<dyn Packed>>, TensorError> {
@@ -98,6 +83,25 @@ impl Op for QLinearMatMul {
 
     fn kernel(&self, cx: &StepCx<'_>) -> String {
         format!("integer-gemm{}-{}", if cx.is_packed(3) { "" } else { "-packing" }, cx.level)
+    }
+}
+
+/// One way for all rows, or one for each row of a matrix.
+struct ByRow<'a>(Vec<Rescale<'a>>);
+
+impl Finish for ByRow<'_> {
+    type Output = u8;
+
+    #[inline(always)]
+    fn run<S: Simd>(&self, s: S, (row, col): (usize, usize), sums: &[[i32; QUANTISED_PANEL]], out: &mut Block<'_, '_, u8>) {
+        if let [one] = &self.0[..] {
+            return one.run(s, (row, col), sums, out);
+        }
+        for (i, sums) in sums.iter().enumerate() {
+            for (j, y) in out.row(i).iter_mut().enumerate() {
+                *y = self.0[(row + i) % self.0.len()].one(col + j, sums[j]);
+            }
+        }
     }
 }
 

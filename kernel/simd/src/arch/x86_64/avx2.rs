@@ -466,6 +466,26 @@ impl SimdMask for Mask8 {
 
 /// Eight lanes or sixteen at a time; the slices have the same length, a multiple of `N`.
 impl Avx2 {
+    /// In each lane: `acc` plus the products of the two 16-bit halves of `a` with those of `b`, wrapping.
+    #[inline(always)]
+    pub fn dot_i16(self, acc: I32x8, a: I32x8, b: I32x8) -> I32x8 {
+        I32x8(isa!(_mm256_add_epi32(acc.0, _mm256_madd_epi16(a.0, b.0))))
+    }
+
+    /// 16 signed bytes, each widened to half a lane.
+    #[inline(always)]
+    pub fn widen_i8(self, bytes: &[i8; 16]) -> I32x8 {
+        // SAFETY: the array has 16 bytes; self proves the instructions.
+        I32x8(unsafe { _mm256_cvtepi8_epi16(_mm_loadu_si128(bytes.as_ptr().cast())) })
+    }
+
+    /// Four elements of half a lane each, four times.
+    #[inline(always)]
+    pub fn splat_quad(self, quad: [i16; 4]) -> I32x8 {
+        let [a, b, c, d] = quad.map(|x| u64::from(x as u16));
+        I32x8(isa!(_mm256_set1_epi64x((a | b << 16 | c << 32 | d << 48) as i64)))
+    }
+
     #[inline(always)]
     pub(crate) fn f16_to_f32(self, src: &[u16; N], dst: &mut [f32; N]) {
         // SAFETY: both arrays have N elements; self proves the instructions.

@@ -1,0 +1,215 @@
+//! Microkernels of integer products: a tile of sums stays in registers while k runs.
+//!
+//! ```text
+//! sums[r][j] = sum over i of A[r, 4 i .. 4 i + 4] . B[4 i .. 4 i + 4, j]
+//! ```
+//! A is unsigned and B signed. AVX-512 VNNI multiplies and adds four bytes of each lane in one instruction, straight from memory that holds
+//! bytes; AVX2 has no exact instruction for bytes, so A is packed as 16-bit elements and B widened as it is read; portable code does the rest.
+
+use millstream_simd::Level;
+#[cfg(target_arch = "x86_64")]
+use millstream_simd::{Avx2, Avx512Vnni};
+
+#[cfg(target_arch = "x86_64")]
+use crate::micro::rows;
+use crate::quantised_rhs::NR;
+
+/// Rows of the greatest tile of any level.
+pub(crate) const MR: usize = 14;
+
+/// The sums of a tile.
+#[repr(align(64))]
+pub(crate) struct Sums(pub(crate) [[i32; NR]; MR]);
+
+/// One call of a kernel.
+pub(crate) struct Call {
+    /// Rows of the tile, 1..=`Kernel::rows`.
+    pub(crate) rows: usize,
+    /// A: for each row `words` groups of four elements, which need not be aligned.
+    pub(crate) a: *const u8,
+    /// Bytes from a row of A to the next.
+    pub(crate) stride: usize,
+    /// Packed B: `words` groups of [`NR`] words.
+    pub(crate) b: *const i32,
+    pub(crate) words: usize,
+}
+
+/// A level's kernel, and the form of A that it reads.
+#[derive(Clone, Copy)]
+pub(crate) struct Kernel {
+    /// Rows of the greatest tile.
+    pub(crate) rows: usize,
+    /// Bytes of an element of A: 1, or 2 if it is widened.
+    pub(crate) element: usize,
+    /// Writes `call.rows` rows of sums.
+    ///
+    /// # Safety
+    /// A and B are readable as [`Call`] says.
+    pub(crate) run: unsafe fn(&Call, &mut Sums),
+}
+
+impl Kernel {
+    /// The fastest one of this machine that `level` allows.
+    pub(crate) fn of(level: Level) -> Kernel {
+        #[cfg(target_arch = "x86_64")]
+        match level {
+            Level::Avx512(_) if Avx512Vnni::detect().is_some() => return Kernel { rows: 14, element: 1, run: vnni::run },
+            Level::Avx512(_) | Level::Avx2(_) if Avx2::detect().is_some() => return Kernel { rows: 6, element: 2, run: avx2::run },
+            _ => {}
+        }
+        let _ = level;
+        Kernel { rows: 8, element: 1, run: portable }
+    }
+
+    /// Bytes from a row of packed A to the next: an odd number of cache lines, so that rows spread over the sets of the cache.
+    pub(crate) fn stride(self, words: usize) -> usize {
+        (words * 4 * self.element).next_multiple_of(128) + 64
+    }
+}
+
+/// # Safety
+/// As [`Kernel::run`].
+unsafe fn portable(call: &Call, sums: &mut Sums) {
+    for (r, sums) in sums.0.iter_mut().enumerate().take(call.rows) {
+        *sums = [0; NR];
+        for i in 0..call.words {
+            // SAFETY: row r has `words` groups of four bytes, B as many groups of NR words.
+            let (a, b) = unsafe { (call.a.add(r * call.stride + 4 * i).cast::<[u8; 4]>().read(), call.b.add(i * NR).cast::<[i32; NR]>().read()) };
+            let a = a.map(i32::from);
+            for (sum, b) in sums.iter_mut().zip(b) {
+                let b = b.to_ne_bytes().map(|x| i32::from(x as i8));
+                *sum = sum.wrapping_add(a[0] * b[0] + a[1] * b[1] + a[2] * b[2] + a[3] * b[3]);
+            }
+        }
+    }
+}
+
+/// Calls `$body::<ROWS>` for the tile's rows.
+#[cfg(target_arch = "x86_64")]
+macro_rules! by_rows {
+    ($rows:expr, [$($mr:literal)*], $call:expr, $sums:expr, $s:expr) => {
+        match $rows {
+            $($mr => $s.vectorize(
+                #[inline(always)]
+                || {
+                    // SAFETY: the caller's promise, passed on.
+                    unsafe { body::<$mr>($s, $call, $sums) }
+                },
+            ),)*
+            _ => {}
+        }
+    };
+}
+
+/// Four products and their sum for each lane and instruction.
+#[cfg(target_arch = "x86_64")]
+mod vnni {
+    use millstream_simd::types::Avx512I32 as I32;
+    use millstream_simd::{Avx512, Avx512Vnni, Simd, SimdI32};
+
+    use super::{Call, NR, Sums, portable, rows};
+
+    const LANES: usize = <I32 as SimdI32<Avx512>>::LANES;
+    const NV: usize = NR / LANES;
+    /// How many words ahead the lines of B are called for.
+    const AHEAD: usize = 16;
+
+    /// # Safety
+    /// As [`super::Kernel::run`].
+    pub(super) unsafe fn run(call: &Call, sums: &mut Sums) {
+        let Some(s) = Avx512Vnni::detect() else {
+            // SAFETY: the caller's promise, passed on.
+            return unsafe { portable(call, sums) };
+        };
+        by_rows!(call.rows, [1 2 3 4 5 6 7 8 9 10 11 12 13 14], call, sums, s);
+    }
+
+    /// # Safety
+    /// As [`super::Kernel::run`], for ROWS rows.
+    #[inline(always)]
+    unsafe fn body<const ROWS: usize>(s: Avx512Vnni, call: &Call, sums: &mut Sums) {
+        let base = s.base();
+        let mut acc = [[I32::splat(base, 0); NV]; ROWS];
+        // Three rows hang on one pointer, at addresses that cost nothing: base, base + stride, base + 2 stride.
+        let stride = call.stride;
+        let mut a = [call.a; 5];
+        for (i, a) in a.iter_mut().enumerate() {
+            *a = a.wrapping_add(3 * i * stride);
+        }
+        let mut b = call.b;
+        for _ in 0..call.words {
+            for v in 0..NV {
+                base.prefetch(b.wrapping_add(AHEAD * NR + v * LANES).cast());
+            }
+            // SAFETY: b is the start of one of the groups of NR words.
+            let words = unsafe { &*b.cast::<[i32; NR]>() };
+            let mut bv = [I32::splat(base, 0); NV];
+            for v in 0..NV {
+                bv[v] = I32::load(base, &words[v * LANES..]);
+            }
+            rows!(ROWS, R => {
+                // SAFETY: row R < ROWS has `words` groups of four bytes; a is at the current one.
+                let av = I32::splat(base, unsafe { a[R / 3].add(R % 3 * stride).cast::<i32>().read_unaligned() });
+                for v in 0..NV {
+                    acc[R][v] = s.dot_u8_i8(acc[R][v], av, bv[v]);
+                }
+            });
+            for a in &mut a[..ROWS.div_ceil(3)] {
+                *a = a.wrapping_add(4);
+            }
+            b = b.wrapping_add(NR);
+        }
+        rows!(ROWS, R => for v in 0..NV {
+            acc[R][v].store(&mut sums.0[R][v * LANES..]);
+        });
+    }
+}
+
+/// Eight columns at a time: two registers hold the sums of the first and of the second two of each four products for four columns each.
+#[cfg(target_arch = "x86_64")]
+mod avx2 {
+    use millstream_simd::types::Avx2I32 as I32;
+    use millstream_simd::{Avx2, Simd, SimdI32};
+
+    use super::{Call, NR, Sums, portable, rows};
+
+    /// # Safety
+    /// As [`super::Kernel::run`].
+    pub(super) unsafe fn run(call: &Call, sums: &mut Sums) {
+        let Some(s) = Avx2::detect() else {
+            // SAFETY: the caller's promise, passed on.
+            return unsafe { portable(call, sums) };
+        };
+        by_rows!(call.rows, [1 2 3 4 5 6], call, sums, s);
+    }
+
+    /// # Safety
+    /// As [`super::Kernel::run`], for ROWS rows of 16-bit elements.
+    #[inline(always)]
+    unsafe fn body<const ROWS: usize>(s: Avx2, call: &Call, sums: &mut Sums) {
+        for column in (0..NR).step_by(8) {
+            let mut acc = [[I32::splat(s, 0); 2]; ROWS];
+            for i in 0..call.words {
+                let mut b = [I32::splat(s, 0); 2];
+                for v in 0..2 {
+                    // SAFETY: the group has NR words, of which these are four.
+                    b[v] = s.widen_i8(unsafe { &*call.b.add(i * NR + column + 4 * v).cast::<[i8; 16]>() });
+                }
+                rows!(ROWS, R => {
+                    // SAFETY: row R < ROWS has `words` groups of four elements of 16 bits.
+                    let a = s.splat_quad(unsafe { call.a.add(R * call.stride + 8 * i).cast::<[i16; 4]>().read_unaligned() });
+                    for v in 0..2 {
+                        acc[R][v] = s.dot_i16(acc[R][v], a, b[v]);
+                    }
+                });
+            }
+            rows!(ROWS, R => for v in 0..2 {
+                let mut pairs = [0; 8];
+                acc[R][v].store(&mut pairs);
+                for (sum, pair) in sums.0[R][column + 4 * v..].iter_mut().zip(pairs.chunks_exact(2)) {
+                    *sum = pair[0].wrapping_add(pair[1]);
+                }
+            });
+        }
+    }
+}
