@@ -11,6 +11,7 @@ use millstream_ops::{
         tanh::Tanh,
     },
     matmul::mat_mul::MatMul,
+    quantize::fused_matmul_integer::{FusedMatMulInteger, RESIDUAL},
 };
 use millstream_tensor::DType;
 
@@ -30,7 +31,8 @@ impl Rule for FuseActivation {
                 return None;
             }
             let (_, reader) = rewrite.only_reader(y)?;
-            let (name, op) = fused(node, |c| c.with_activation(activation(rewrite, reader, y)?), |m| m.with_activation(activation(rewrite, reader, y)?))?;
+            let next = activation(rewrite, reader, y)?;
+            let (name, op) = fused(node, |c| c.with_activation(next), |m| m.with_activation(next), |m| m.with_activation(next))?;
             Some((name, op, node.inputs.clone(), reader.output(0)?))
         };
         let Some((name, op, inputs, result)) = found() else { return false };
@@ -58,9 +60,9 @@ impl Rule for FuseResidual {
             if a.dtype != DType::F32 || b.dtype != DType::F32 || a.dims != b.dims {
                 return None;
             }
-            let (name, op) = fused(node, Conv::with_residual, MatMul::with_residual)?;
+            let (name, op) = fused(node, Conv::with_residual, MatMul::with_residual, FusedMatMulInteger::with_residual)?;
             let mut inputs: Vec<Option<ValueId>> = node.inputs.clone();
-            inputs.resize(3, None);
+            inputs.resize(if node.op.downcast_ref::<FusedMatMulInteger>().is_some() { RESIDUAL } else { 3 }, None);
             inputs.push(Some(other));
             Some((name, op, inputs, sum.output(0)?))
         };
@@ -72,9 +74,17 @@ impl Rule for FuseResidual {
 }
 
 /// The node's operator with something fused into it, if it is one that can.
-fn fused(node: &Node, conv: impl FnOnce(&Conv) -> Option<Conv>, product: impl FnOnce(&MatMul) -> Option<MatMul>) -> Option<(&'static str, Arc<dyn Op>)> {
+fn fused(
+    node: &Node,
+    conv: impl FnOnce(&Conv) -> Option<Conv>,
+    product: impl FnOnce(&MatMul) -> Option<MatMul>,
+    of_bytes: impl FnOnce(&FusedMatMulInteger) -> Option<FusedMatMulInteger>,
+) -> Option<(&'static str, Arc<dyn Op>)> {
     if let Some(c) = node.op.downcast_ref::<Conv>() {
         return Some(("FusedConv", Arc::new(conv(c)?)));
+    }
+    if let Some(m) = node.op.downcast_ref::<FusedMatMulInteger>() {
+        return Some(("FusedMatMulInteger", Arc::new(of_bytes(m)?)));
     }
     let m = node.op.downcast_ref::<MatMul>()?;
     Some(("FusedMatMul", Arc::new(product(m)?)))

@@ -11,6 +11,7 @@ mod fold;
 mod gates;
 mod gelu;
 mod identity;
+mod integer_product;
 mod layer_norm;
 mod product;
 mod qdq;
@@ -44,6 +45,7 @@ const RULES: &[&dyn Rule] = &[
     &layer_norm::RecogniseLayerNorm,
     &gates::RecogniseHardSwish,
     &gates::RecogniseSilu,
+    &integer_product::FuseDequantisation,
     &product::FuseTranspose,
     &product::FuseScale,
     &product::FuseBias,

@@ -101,6 +101,11 @@ impl Product {
         Ok(Product { m, k, n, a: (a_starts, row, a.strides()[ra - 1]), b: (b_starts, b_steps.0, b_steps.1), joined })
     }
 
+    /// True if there is one product, whose rows are all rows of the output.
+    pub(crate) fn is_one(&self) -> bool {
+        self.a.0.len() == 1
+    }
+
     fn gemm(&self, level: Level) -> QuantisedGemm {
         QuantisedGemm::new(level, self.m, self.k, self.n)
     }
