@@ -7,6 +7,7 @@ mod fold;
 mod gates;
 mod gelu;
 mod identity;
+mod integer_product;
 mod layer_norm;
 mod product;
 mod qdq;

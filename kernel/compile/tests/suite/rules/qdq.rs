@@ -139,6 +139,31 @@ fn products_run_on_bytes() {
     stays(&product(true));
 }
 
+#[test]
+fn sums_run_on_bytes() {
+    let sum = |signed_too: bool, z: u8, relu: bool| {
+        model(|b| {
+            let (x, y) = (b.input(bytes(&[2, 3, 6, 7], 1)), if signed_too { b.input(signed(&[2, 3, 6, 7], 2)) } else { b.input(bytes(&[3, 6, 7], 2)) });
+            let x = dequantised(b, x, 0.02, 120);
+            let y = if signed_too {
+                let (scale, zero) = (b.scalar(0.03), b.constant(Tensor::from_slice(&[], &[3i8]).expect("one element")));
+                b.op("DequantizeLinear", &[y, scale, zero])
+            } else {
+                dequantised(b, y, 0.03, 131)
+            };
+            let mut sum = b.op("Add", &[x, y]);
+            if relu {
+                sum = b.op("Relu", &[sum]);
+            }
+            quantised(b, sum, 0.04, z)
+        })
+    };
+    becomes_bytes(&sum(false, 117, false), "QLinearAdd");
+    becomes_bytes(&sum(false, 0, true), "QLinearAdd");
+    stays(&sum(false, 9, true));
+    stays(&sum(true, 117, false));
+}
+
 /// An operator that moves bytes between quantisations of these scales and zero points.
 fn moved(from: (f32, u8), to: (f32, u8), apply: impl Fn(&mut Builder, ValueId) -> ValueId) -> Model {
     model(|b| {
