@@ -1,8 +1,11 @@
 //! A thread pool for the grains of one run at a time.
 //!
-//! A run enters the pool once. Inside, each phase opens a *gate*: workers that are awake join it, take grains from a
-//! counter until none is left, and leave; the caller works too, then closes the gate and waits for those who joined.
-//! A worker that sleeps through a phase is not waited for. Between phases workers spin briefly, then park.
+//! A run enters the pool once. Inside, each phase opens a *gate*: workers that are awake join it, take grains until none is
+//! left, and leave; the caller works too, then closes the gate and waits for those who joined. A worker that sleeps through a
+//! phase is not waited for. Between phases workers spin briefly, then park.
+//!
+//! Each thread has a share of the grains, the same stretch of every phase, so that it reads what it wrote in the phase before;
+//! when its own share is done it takes what is left of the others'.
 //!
 //! ```text
 //! gate = epoch | OPEN | joined          one atomic word
@@ -41,10 +44,15 @@ struct Job {
     grains: usize,
 }
 
+/// The next grain of a thread's share, on cache lines of its own.
+#[derive(Default)]
+#[repr(align(128))]
+struct Share(AtomicUsize);
+
 struct Shared {
     gate: AtomicU64,
     job: UnsafeCell<Option<Job>>,
-    next: AtomicUsize,
+    shares: Box<[Share]>,
     sleepers: AtomicUsize,
     stop: AtomicBool,
     panicked: Mutex<Option<Box<dyn Any + Send>>>,
@@ -72,7 +80,7 @@ impl Pool {
         let shared = Arc::new(Shared {
             gate: AtomicU64::new(0),
             job: UnsafeCell::new(None),
-            next: AtomicUsize::new(0),
+            shares: (0..threads).map(|_| Share::default()).collect(),
             sleepers: AtomicUsize::new(0),
             stop: AtomicBool::new(false),
             panicked: Mutex::new(None),
@@ -161,7 +169,9 @@ impl Shared {
         let body_ptr: *const (dyn Fn(usize, usize) + Sync) = unsafe { core::mem::transmute::<Body<'_>, Body<'static>>(body) };
         // SAFETY: the gate is closed and nobody is joined, so no worker reads the job; `Pool::taken` keeps other callers out.
         unsafe { *self.job.get() = Some(Job { body: body_ptr, grains }) };
-        self.next.store(0, Ordering::Relaxed);
+        for (i, share) in self.shares.iter().enumerate() {
+            share.0.store(self.start(i, grains), Ordering::Relaxed);
+        }
         let epoch = (self.gate.load(Ordering::Relaxed) & !(OPEN | JOINED)).wrapping_add(EPOCH);
         {
             let _close = Close(self);
@@ -176,13 +186,23 @@ impl Shared {
         }
     }
 
+    /// The first grain of a thread's share.
+    fn start(&self, worker: usize, grains: usize) -> usize {
+        // Both are far below 2³², so that this does not overflow.
+        worker * grains / self.shares.len()
+    }
+
     fn grains(&self, grains: usize, worker: usize, body: Body<'_>) {
-        loop {
-            let grain = self.next.fetch_add(1, Ordering::Relaxed);
-            if grain >= grains {
-                return;
+        let threads = self.shares.len();
+        for share in (worker..threads).chain(0..worker) {
+            let end = self.start(share + 1, grains);
+            loop {
+                let grain = self.shares[share].0.fetch_add(1, Ordering::Relaxed);
+                if grain >= end {
+                    break;
+                }
+                body(grain, worker);
             }
-            body(grain, worker);
         }
     }
 
