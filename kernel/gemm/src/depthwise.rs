@@ -16,7 +16,7 @@ use crate::error::{GemmError, agree, require};
 use crate::{Activation, Window};
 
 /// Multiply-adds that a grain aims at.
-const GRAIN_WORK: usize = 1 << 20;
+const GRAIN_WORK: usize = 1 << 17;
 
 /// A depthwise convolution of known dims, cut into grains of whole lines of the output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

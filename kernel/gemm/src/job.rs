@@ -21,8 +21,8 @@ use crate::error::{GemmError, agree, require};
 use crate::micro::{A_STRIDE, Call, Finish, KC, Later, Tile};
 use crate::{Epilogue, Lhs, PackedRef};
 
-/// Multiply-adds that a grain aims at: some 100 µs of one core.
-const GRAIN_WORK: usize = 8 << 20;
+/// Multiply-adds that a grain aims at: some 25 µs of one core.
+const GRAIN_WORK: usize = 2 << 20;
 /// Tiles of rows whose A is packed at once; their block is well inside an L2 cache.
 const MC_TILES: usize = 8;
 /// Panels that a grain has at least (if there are so many), for the copy of A to pay.

@@ -17,7 +17,7 @@ use crate::micro::{Call, Finish, Later, Tile};
 use crate::{Epilogue, PackedRef, Window};
 
 /// Multiply-adds that a grain aims at.
-const GRAIN_WORK: usize = 2 << 20;
+const GRAIN_WORK: usize = 1 << 19;
 
 /// A convolution of known dims, without dilation, cut into grains of whole lines of the output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

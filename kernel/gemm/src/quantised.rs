@@ -21,7 +21,7 @@ const GRAIN_ROWS: usize = 112;
 /// Bytes of packed A that stay in the second cache beside a panel of B.
 const BLOCK: usize = 192 << 10;
 /// Multiplications that a grain aims at.
-const GRAIN_WORK: usize = 16 << 20;
+const GRAIN_WORK: usize = 4 << 20;
 /// Rows that are a multiple of these bytes apart crowd into one set of the first cache.
 const CROWDED: usize = 4096;
 
