@@ -12,7 +12,9 @@ use millstream_ops::{
     elementwise::{add::Add, relu::Relu},
     movement::transpose::Transpose,
     pool::max_pool::MaxPool,
-    quantize::{dequantize_linear::DequantizeLinear, qlinear_add::QLinearAdd, qlinear_conv::QLinearConv, qlinear_matmul::QLinearMatMul, quantize_linear::QuantizeLinear},
+    quantize::{
+        dequantize_linear::DequantizeLinear, qlinear_add::QLinearAdd, qlinear_conv::QLinearConv, qlinear_matmul::QLinearMatMul, quantize_linear::QuantizeLinear,
+    },
     shape::{flatten::Flatten, reshape::Reshape},
 };
 use millstream_tensor::DType;

@@ -7,7 +7,7 @@ use super::linear::bounds;
 use crate::carve::{carve, carved};
 use alloc::{vec, vec::Vec};
 use core::ops::Range;
-use millstream_gemm::{Block, Finish, QUANTISED_PANEL, Lhs, PackedQuantised, QuantisedElement, QuantisedGemm, QuantisedRef, ZeroPoints};
+use millstream_gemm::{Block, Finish, Lhs, PackedQuantised, QUANTISED_PANEL, QuantisedElement, QuantisedGemm, QuantisedRef, ZeroPoints};
 use millstream_graph::{EvalCx, EvalError, Packed};
 use millstream_simd::{Simd, SimdF32, SimdI32};
 use millstream_tensor::{DType, TensorError, TensorView};
