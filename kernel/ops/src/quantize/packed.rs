@@ -105,15 +105,6 @@ impl<'a> Rescale<'a> {
         Rescale { bias: &self.bias[range.clone()], scale: &self.scale[range], ..*self }
     }
 
-    /// Scales a vector of sums.
-    #[inline(always)]
-    fn vector<S: Simd>(&self, s: S, sum: S::I32, bias: S::I32, scale: S::F32) -> S::I32 {
-        let (low, high) = bounds(self.to);
-        let zero = S::F32::splat(s, self.zero as f32);
-        let (low, high) = (S::F32::splat(s, low as f32 - self.zero as f32), S::F32::splat(s, high as f32 - self.zero as f32));
-        (high.min(low.max((sum + bias).to_f32() * scale)).round_ties_even() + zero).to_i32()
-    }
-
     /// Scales a sum of column `o`.
     pub(crate) fn one(&self, o: usize, sum: i32) -> u8 {
         let (low, high) = bounds(self.to);
@@ -128,12 +119,15 @@ impl Finish for Rescale<'_> {
     #[inline(always)]
     fn run<S: Simd>(&self, s: S, (_, col): (usize, usize), sums: &[[i32; QUANTISED_PANEL]], out: &mut Block<'_, '_, u8>) {
         let lanes = S::F32::LANES;
+        let ((low, high), zero) = (bounds(self.to), self.zero as f32);
+        let (low, high, zero) = (S::F32::splat(s, low as f32 - zero), S::F32::splat(s, high as f32 - zero), S::F32::splat(s, zero));
         for at in (0..out.cols()).step_by(lanes) {
             let n = lanes.min(out.cols() - at);
             let bias = S::I32::load_partial(s, &self.bias[col + at..col + at + n]);
             let scale = S::F32::load_partial(s, &self.scale[col + at..col + at + n]);
             for (i, sums) in sums.iter().enumerate() {
-                let bytes = self.vector(s, S::I32::load(s, &sums[at..]), bias, scale);
+                let scaled = (S::I32::load(s, &sums[at..]) + bias).to_f32() * scale;
+                let bytes = (high.min(low.max(scaled)).round_ties_even() + zero).to_i32();
                 let row = &mut out.row(i)[at..];
                 if n == lanes {
                     bytes.store_u8(row);
