@@ -133,13 +133,14 @@ def show(row):
 
 def build(engines):
     """The program that holds the engines. `ORT_DYLIB_PATH` tells it where ONNX Runtime's library is."""
-    features, env = [], environment()
+    env = environment()
     if "candle" in engines:
         protoc = next(wheels.unpacked("protoc").glob("*/*.data/scripts/protoc"))
         protoc.chmod(0o755)
-        features, env = ["--features", "candle"], environment(PROTOC=str(protoc))
-    folder = target("peers")
-    run("cargo", "build", "--locked", "--release", "--manifest-path", HERE / "Cargo.toml", "--target-dir", folder, *features, env=env)
+        env = environment(PROTOC=str(protoc))
+    folder, features = target("peers"), ",".join(engine for engine in engines if engine != "onnxruntime")
+    command = ("cargo", "build", "--locked", "--release", "--manifest-path", HERE / "Cargo.toml", "--target-dir", folder)
+    run(*command, "--features", features, env=env)
     installed = wheels.environment("model-tools").parents[1]
     os.environ["ORT_DYLIB_PATH"] = str(next(installed.glob("lib/python*/site-packages/onnxruntime/capi/libonnxruntime.so*")))
     return ROOT / folder / "release/millstream-peers"

@@ -1,9 +1,12 @@
 //! An inference engine behind a protocol that is the same for all: `millstream-peers ENGINE FOLDER THREADS [spin]` loads
 //! the model of a folder that make_models.py wrote, runs it once and prints one line of JSON: the version, `load_ms`,
-//! `first_run_ms`, `peak_rss_mb`, `max_error` and, from millstream, the `operations` of a run. From then on it answers each line of its input, seconds, with a line of
-//! JSON: `median_ms` and `min_ms` over so many seconds of runs. Who drives it stops it between its turns.
+//! `first_run_ms`, `peak_rss_mb`, `max_error` and, from millstream, the `operations` of a run. From then on it answers each
+//! line of its input, seconds, with a line of JSON: `median_ms` and `min_ms` over so many seconds of runs. Who drives it
+//! stops it between its turns.
 //!
 //! `millstream-peers peaks SECONDS` measures the machine instead.
+
+#![forbid(unsafe_code)]
 
 #[cfg(feature = "candle")]
 mod candle_engine;
@@ -11,7 +14,9 @@ mod case;
 mod millstream_engine;
 mod onnxruntime;
 mod peaks;
+#[cfg(feature = "rten")]
 mod rten_engine;
+#[cfg(feature = "tract")]
 mod tract_engine;
 
 use case::Case;
@@ -49,7 +54,9 @@ fn load(engine: &str, model: &Path, inputs: &[(String, Tensor)], threads: usize,
     Ok(match engine {
         "millstream" => Box::new(millstream_engine::Millstream::load(model, inputs, threads)?),
         "onnxruntime" => Box::new(onnxruntime::OnnxRuntime::load(model, inputs, threads, spin)?),
+        #[cfg(feature = "rten")]
         "rten" => Box::new(rten_engine::Rten::load(model, inputs, threads)?),
+        #[cfg(feature = "tract")]
         "tract" => Box::new(tract_engine::Tract::load(model, inputs, threads)?),
         #[cfg(feature = "candle")]
         "candle" => Box::new(candle_engine::Candle::load(model, inputs)?),
