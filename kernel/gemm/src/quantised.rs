@@ -296,11 +296,14 @@ impl QuantisedGemm {
             let row_tiles = block_rows.div_ceil(kernel.rows);
             let (base, taller) = (block_rows / row_tiles, block_rows % row_tiles);
             for (p, j) in (0..cols).step_by(NR).enumerate() {
-                let (width, panel) = (NR.min(cols - j), b.panel(col0 / NR + p));
+                let (width, panel) = (NR.min(cols - j), &b.panel(col0 / NR + p)[..words * NR]);
+                // Each tile of rows calls for its share of the next panel; past the last one there is nothing to read, but asking does no harm.
+                let later_step = (NR * size_of::<i32>()).div_ceil(row_tiles);
                 for t in 0..row_tiles {
                     let (i, mr) = (t * base + t.min(taller), base + usize::from(t < taller));
                     let a = &a_bytes[first + i * stride..][..(mr - 1) * stride + words * 4 * kernel.element];
-                    let call = Call { rows: mr, a: a.as_ptr(), stride, b: panel[..words * NR].as_ptr(), words };
+                    let later = panel.as_ptr().wrapping_add(panel.len()).wrapping_byte_add(t * words * later_step);
+                    let call = Call { rows: mr, a: a.as_ptr(), stride, b: panel.as_ptr(), words, later, later_step };
                     // SAFETY: A has mr <= kernel.rows rows of `words` groups, B as many groups of NR words.
                     unsafe { (kernel.run)(&call, &mut sums) };
                     let sums = &mut sums.0[..mr];

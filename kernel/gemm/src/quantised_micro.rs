@@ -32,6 +32,10 @@ pub(crate) struct Call {
     /// Packed B: `words` groups of [`NR`] words.
     pub(crate) b: *const i32,
     pub(crate) words: usize,
+    /// Memory that a later call reads, called into the second cache a few bytes for each word.
+    pub(crate) later: *const i32,
+    /// Bytes of it for each word.
+    pub(crate) later_step: usize,
 }
 
 /// A level's kernel, and the form of A that it reads.
@@ -136,8 +140,10 @@ mod vnni {
         for (i, a) in a.iter_mut().enumerate() {
             *a = a.wrapping_add(3 * i * stride);
         }
-        let mut b = call.b;
+        let (mut b, mut later) = (call.b, call.later);
         for _ in 0..call.words {
+            base.prefetch_far(later.cast());
+            later = later.wrapping_byte_add(call.later_step);
             for v in 0..NV {
                 base.prefetch(b.wrapping_add(AHEAD * NR + v * LANES).cast());
             }

@@ -1,10 +1,10 @@
 //! `millstream bench`: how long a model takes, and whether it is right.
 
+use super::profile::Profile;
 use crate::{arrays, failure::Failure, memory, output};
 use millstream::{
-    DType, Model, Session, Tensor, Value,
-    cpu::{self, StdClock},
-    kernel::engine::{Clock, Port, Profiler, Request, StepRecord, Workspace},
+    DType, Model, Session, Tensor, Value, cpu,
+    kernel::engine::{Port, Request, Workspace},
 };
 use serde_json::{Value as Json, json};
 use std::{
@@ -29,9 +29,15 @@ pub(crate) struct Arguments {
     /// How long to run after warming up.
     #[arg(long, value_name = "S", default_value_t = 3.0)]
     seconds: f64,
-    /// Print the time of each kind of step.
-    #[arg(long)]
+    /// Print the time of each kind of kernel.
+    #[arg(long, conflicts_with = "json")]
     profile: bool,
+    /// Print the time of each step.
+    #[arg(long, conflicts_with = "json")]
+    steps: bool,
+    /// Write the steps' times as trace events, for chrome://tracing or Perfetto.
+    #[arg(long, value_name = "FILE")]
+    trace: Option<PathBuf>,
     /// Print one JSON object.
     #[arg(long)]
     json: bool,
@@ -70,8 +76,17 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
         let Json::Object(fields) = &report else { return Ok(ExitCode::SUCCESS) };
         println!("{}", output::table(&["figure", "value"], fields.iter().map(|(k, v)| vec![k.clone(), shown(v)]), true));
     }
-    if arguments.profile {
-        profile(&model, &values, &mut workspace)?;
+    if arguments.profile || arguments.steps || arguments.trace.is_some() {
+        let profile = Profile::of(&model, &values, &mut workspace)?;
+        if arguments.profile {
+            profile.print_kinds();
+        }
+        if arguments.steps {
+            profile.print_steps();
+        }
+        if let Some(path) = &arguments.trace {
+            profile.write_trace(path)?;
+        }
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -158,38 +173,4 @@ fn difference(got: &Tensor, want: &Tensor) -> Result<f64, Failure> {
         worst = if d.is_nan() { f64::INFINITY } else { worst.max(d) };
     }
     Ok(if worst == 0.0 { 0.0 } else { worst / scale })
-}
-
-/// Time and work by operator and kernel.
-struct Sums {
-    clock: StdClock,
-    by_kernel: BTreeMap<String, (Duration, usize, f64, f64)>,
-}
-
-impl Profiler for Sums {
-    fn clock(&self) -> &dyn Clock {
-        &self.clock
-    }
-
-    fn step(&mut self, r: StepRecord<'_>) {
-        let (time, steps, flops, bytes) = self.by_kernel.entry(format!("{} {}", r.op, r.kernel)).or_default();
-        *time += r.time;
-        *steps += 1;
-        *flops += r.cost.flops;
-        *bytes += r.cost.bytes;
-    }
-}
-
-fn profile(model: &Model, inputs: &[Value], workspace: &mut Workspace) -> Result<(), Failure> {
-    let mut sums = Sums { clock: StdClock::default(), by_kernel: BTreeMap::new() };
-    let request = Request { inputs, outputs: &mut [], cancel: None, profiler: Some(&mut sums) };
-    model.executable().run(workspace, request).map_err(millstream::Error::from)?;
-    let mut rows: Vec<_> = sums.by_kernel.into_iter().collect();
-    rows.sort_by_key(|(_, (time, ..))| std::cmp::Reverse(*time));
-    let row = |(kernel, (time, steps, flops, bytes)): (String, (Duration, usize, f64, f64))| {
-        let s = time.as_secs_f64().max(1e-9);
-        vec![kernel, steps.to_string(), format!("{:.3}", s * 1e3), format!("{:.1}", flops / s / 1e9), format!("{:.1}", bytes / s / 1e9)]
-    };
-    println!("{}", output::table(&["kernel", "steps", "ms", "GFLOP/s", "GB/s"], rows.into_iter().map(row), true));
-    Ok(())
 }

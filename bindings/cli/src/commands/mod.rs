@@ -3,5 +3,6 @@
 pub(crate) mod bench;
 pub(crate) mod demo;
 pub(crate) mod inspect;
+mod profile;
 pub(crate) mod run;
 pub(crate) mod test;

@@ -3,13 +3,14 @@
 //! Sums of (a - a_zero)(b - b_zero) are exact; one rounding (ties to even) makes the result.
 
 use super::{
+    matmul_integer::MatMulInteger,
     packed::{PackedBytes, Rescale},
     product::{Product, check_count, infer_dims, pick, zero_points},
 };
 use crate::numeric::Number;
 use alloc::{boxed::Box, format, string::String, sync::Arc, vec, vec::Vec};
 use millstream_gemm::{Block, Finish, QUANTISED_PANEL};
-use millstream_graph::{Arity, BuildCx, EvalCx, EvalError, Fact, InferCx, InferError, Op, OpDef, Packed, PrepackCx, Scratch, StepCx};
+use millstream_graph::{Arity, BuildCx, Cost, EvalCx, EvalError, Fact, InferCx, InferError, Op, OpDef, Packed, PrepackCx, Scratch, StepCx};
 use millstream_simd::Simd;
 use millstream_tensor::{DType, TensorError, TensorView};
 
@@ -79,6 +80,10 @@ impl Op for QLinearMatMul {
             return Ok(None);
         }
         Ok(PackedBytes::matrix(weight)?.map(|p| Arc::new(p) as Arc<dyn Packed>))
+    }
+
+    fn cost(&self, cx: &StepCx<'_>) -> Cost {
+        MatMulInteger.cost(cx)
     }
 
     fn kernel(&self, cx: &StepCx<'_>) -> String {

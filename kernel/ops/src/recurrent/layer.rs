@@ -17,7 +17,7 @@ use crate::{
 use alloc::{boxed::Box, string::ToString, sync::Arc, vec, vec::Vec};
 use core::fmt::Debug;
 use millstream_gemm::{Epilogue, Gemm, Lhs, PackedB, PackedRef, Rhs, pack_into, packed_len};
-use millstream_graph::{BuildCx, BuildError, Dim, EvalCx, EvalError, Fact, InferCx, InferError, Op, Packed, PrepackCx, Scratch, StepCx};
+use millstream_graph::{BuildCx, BuildError, Cost, Dim, EvalCx, EvalError, Fact, InferCx, InferError, Op, Packed, PrepackCx, Scratch, StepCx};
 use millstream_simd::{Level, Simd, dispatch};
 use millstream_tensor::{DType, TensorError, TensorView};
 
@@ -285,6 +285,14 @@ impl<C: Cell> Op for Layer<C> {
             }
         }
         Ok(())
+    }
+
+    /// Two operations for each weight, time step and example.
+    fn cost(&self, cx: &StepCx<'_>) -> Cost {
+        let base = cx.elementwise_cost();
+        let Some(d) = self.dims_of_step(cx) else { return base };
+        let weights = self.backwards.len() * C::GATES * d.hidden * (d.input + d.hidden);
+        Cost { flops: 2.0 * weights as f64 * (d.steps * d.batch) as f64, ..base }
     }
 
     fn scratch(&self, cx: &StepCx<'_>) -> Scratch {
