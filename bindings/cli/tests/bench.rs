@@ -42,7 +42,8 @@ fn a_trace_has_an_event_for_each_step() {
     let mut end = 0.0;
     for event in events {
         let (ts, dur) = (event["ts"].as_f64().expect("a start"), event["dur"].as_f64().expect("a duration"));
-        assert!(ts >= end && dur >= 0.0 && event["ph"] == "X");
+        // What a reader makes of the digits may differ in the last one.
+        assert!(ts >= end - 1e-6 && dur >= 0.0 && event["ph"] == "X");
         end = ts + dur;
         assert!(printed.contains(event["name"].as_str().expect("a name")), "every event is a step that was printed");
     }
