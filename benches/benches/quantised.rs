@@ -31,7 +31,7 @@ fn products(c: &mut Criterion) {
             let (a_zero, b_zero) = (s.input(scalar(128_u8)), s.constant(scalar(0_i8)));
             s.op("MatMulInteger", &[a, b, a_zero, b_zero], &[])
         });
-        measure(&mut group, &format!("QLinearMatMul/{name}"), Work::Given(2 * m * k * n), |s| {
+        measure(&mut group, &format!("QLinearMatMul/{name}"), Work::Operations, |s| {
             let a = [s.input(activations(&[m, k])), s.constant(scalar(0.02_f32)), s.constant(scalar(128_u8))];
             let b = [s.constant(weights(&[k, n])), s.constant(scalar(0.01_f32)), s.constant(scalar(0_i8))];
             let y = [s.constant(scalar(0.5_f32)), s.constant(scalar(120_u8))];

@@ -21,8 +21,7 @@ fn recurrent(c: &mut Criterion) {
     let mut group = c.benchmark_group("recurrent");
     for (name, op, gates, steps, batch, width, hidden, both) in CASES {
         let ways = 1 + usize::from(both);
-        let operations = 2 * steps * batch * ways * gates * hidden * (width + hidden);
-        measure(&mut group, name, Work::Given(operations), |s| {
+        measure(&mut group, name, Work::Operations, |s| {
             let direction = if both { "bidirectional" } else { "forward" };
             let x = s.input(noise(&[steps, batch, width]));
             let weights = s.constant(noise(&[ways, gates * hidden, width]));

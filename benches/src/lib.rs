@@ -75,8 +75,6 @@ impl Sketch {
 pub enum Work {
     /// Floating point operations, or integer ones, as the steps count them; reported as elements.
     Operations,
-    /// This many operations, where the steps do not count theirs.
-    Given(usize),
     /// Bytes read and written at the least.
     Bytes,
 }
@@ -120,7 +118,6 @@ pub fn measure(group: &mut BenchmarkGroup<'_, WallTime>, name: &str, work: Work,
     let first = run();
     group.throughput(match work {
         Work::Operations => Throughput::Elements(first.operations as u64),
-        Work::Given(operations) => Throughput::Elements(operations as u64),
         Work::Bytes => Throughput::Bytes(first.bytes as u64),
     });
     group.bench_function(name, |bench| bench.iter_custom(|runs| (0..runs).map(|_| run().time).sum()));

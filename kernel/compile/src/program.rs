@@ -7,6 +7,9 @@ use millstream_graph::{Fact, Graph, NodeId, Packed, PrepackCx, ValueId, VerifyEr
 use millstream_simd::Level;
 use millstream_tensor::{AlignedBytes, Weight};
 
+/// The largest constant, in bytes, whose copy is used for packing alone.
+const ROOM: usize = 16 << 20;
+
 /// A node of a graph or of one of its subgraphs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct NodeKey {
@@ -131,6 +134,3 @@ impl Body {
         Ok(bytes)
     }
 }
-
-/// The largest constant, in bytes, whose copy is used for packing alone.
-const ROOM: usize = 16 << 20;

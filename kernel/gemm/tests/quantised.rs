@@ -51,6 +51,21 @@ proptest! {
     }
 }
 
+/// More rows than a grain has, and so deep that a grain packs them in several blocks.
+#[test]
+fn grains_and_blocks_of_rows_make_one_product() {
+    for (m, k, n) in [(150, 37, 40), (75, 6001, 5)] {
+        let (a, b) = (bytes(m * k, 3), bytes(k * n, 4));
+        let packed = PackedQuantised::from_u8(&b, n, 1, k, n).unwrap();
+        let zeros = ZeroPoints { a: ZeroPoint::All(9), b: ZeroPoint::All(200) };
+        let cell = |i: usize, j: usize| (0..k).map(|l| (i32::from(a[i * k + l]) - 9) * (i32::from(b[l * n + j]) - 200)).sum::<i32>();
+        let want: Vec<i32> = (0..m * n).map(|x| cell(x / n, x % n)).collect();
+        for level in Level::available() {
+            assert_eq!(product(level, &Lhs::row_major(&a, k), packed.view(), &zeros, (m, k, n)), want, "{level}");
+        }
+    }
+}
+
 /// What lies outside of an image is a zero point, so it adds nothing.
 #[test]
 fn windows_are_padded_with_the_zero_point() {

@@ -142,3 +142,24 @@ impl fmt::Debug for Weight {
         write!(f, "Weight({} {})", self.dtype, self.shape())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_that_are_not_aligned_are_seen_through_a_copy() {
+        let bytes: Vec<u8> = (0..200).collect();
+        let source: Arc<dyn WeightSource> = Arc::new(bytes);
+        let first = source.bytes().as_ptr().addr() % 4;
+        let mut room = AlignedBytes::default();
+        for shift in 0..4 {
+            let weight = Weight::in_source(source.clone(), shift..shift + 160, DType::F32, &[4, 10]).unwrap();
+            let aligned = (first + shift) % 4 == 0;
+            assert_eq!(weight.view().is_ok(), aligned);
+            let copy = weight.to_tensor().unwrap();
+            assert_eq!(weight.view_in(&mut room).unwrap().bytes().unwrap(), copy.view().bytes().unwrap());
+            assert!(aligned || room.len() == 160);
+        }
+    }
+}

@@ -32,7 +32,7 @@ impl Rule for FuseActivation {
             }
             let (_, reader) = rewrite.only_reader(y)?;
             let next = activation(rewrite, reader, y)?;
-            let (name, op) = fused(node, |c| c.with_activation(next), |m| m.with_activation(next), |m| m.with_activation(next))?;
+            let (name, op, _) = fused(node, |c| c.with_activation(next), |m| m.with_activation(next), |m| m.with_activation(next))?;
             Some((name, op, node.inputs.clone(), reader.output(0)?))
         };
         let Some((name, op, inputs, result)) = found() else { return false };
@@ -60,9 +60,9 @@ impl Rule for FuseResidual {
             if a.dtype != DType::F32 || b.dtype != DType::F32 || a.dims != b.dims {
                 return None;
             }
-            let (name, op) = fused(node, Conv::with_residual, MatMul::with_residual, FusedMatMulInteger::with_residual)?;
+            let (name, op, residual) = fused(node, Conv::with_residual, MatMul::with_residual, FusedMatMulInteger::with_residual)?;
             let mut inputs: Vec<Option<ValueId>> = node.inputs.clone();
-            inputs.resize(if node.op.downcast_ref::<FusedMatMulInteger>().is_some() { RESIDUAL } else { 3 }, None);
+            inputs.resize(residual, None);
             inputs.push(Some(other));
             Some((name, op, inputs, sum.output(0)?))
         };
@@ -73,21 +73,21 @@ impl Rule for FuseResidual {
     }
 }
 
-/// The node's operator with something fused into it, if it is one that can.
+/// The node's operator with something fused into it, if it is one that can: its name, itself, and the input where it has a residual.
 fn fused(
     node: &Node,
     conv: impl FnOnce(&Conv) -> Option<Conv>,
     product: impl FnOnce(&MatMul) -> Option<MatMul>,
     of_bytes: impl FnOnce(&FusedMatMulInteger) -> Option<FusedMatMulInteger>,
-) -> Option<(&'static str, Arc<dyn Op>)> {
+) -> Option<(&'static str, Arc<dyn Op>, usize)> {
     if let Some(c) = node.op.downcast_ref::<Conv>() {
-        return Some(("FusedConv", Arc::new(conv(c)?)));
+        return Some(("FusedConv", Arc::new(conv(c)?), 3));
     }
     if let Some(m) = node.op.downcast_ref::<FusedMatMulInteger>() {
-        return Some(("FusedMatMulInteger", Arc::new(of_bytes(m)?)));
+        return Some(("FusedMatMulInteger", Arc::new(of_bytes(m)?), RESIDUAL));
     }
     let m = node.op.downcast_ref::<MatMul>()?;
-    Some(("FusedMatMul", Arc::new(product(m)?)))
+    Some(("FusedMatMul", Arc::new(product(m)?), 3))
 }
 
 /// The activation that a node applies to `x`.

@@ -48,7 +48,7 @@ fn find(rewrite: &Rewrite<'_>) -> Option<Found> {
     let mut result = normalised(rewrite, root.output(0)?, x)?;
     let fact = rewrite.graph().fact(x).filter(|f| f.dtype == DType::F32)?;
     let mut scale = None;
-    if let Some((vector, scaled)) = followed_by::<Mul>(rewrite, result) {
+    if let Some((vector, scaled)) = rewrite.followed_by_vector::<Mul>(result) {
         (scale, result) = (Some(Ok(vector)), scaled);
     }
     let scale = match scale {
@@ -56,7 +56,7 @@ fn find(rewrite: &Rewrite<'_>) -> Option<Found> {
         None => Err(ones(fact.dims.last()?.as_extent()?)?),
     };
     let mut bias = None;
-    if let Some((vector, shifted)) = followed_by::<Add>(rewrite, result) {
+    if let Some((vector, shifted)) = rewrite.followed_by_vector::<Add>(result) {
         (bias, result) = (Some(vector), shifted);
     }
     Some(Found { x, epsilon, scale, bias, result })
@@ -107,15 +107,6 @@ fn normalised(rewrite: &Rewrite<'_>, root: ValueId, x: ValueId) -> Option<ValueI
     let reciprocal = next.output(0)?;
     let (_, product) = rewrite.only_reader(reciprocal).filter(|(_, n)| is::<Mul>(n))?;
     (centred(rewrite, other_operand(product, reciprocal)?)? == x).then_some(product.output(0)?)
-}
-
-/// For a value that one `T` alone reads, together with a constant of one element for each index of the last axis: that
-/// constant, and the result.
-fn followed_by<T: Op>(rewrite: &Rewrite<'_>, value: ValueId) -> Option<(ValueId, ValueId)> {
-    let (_, next) = rewrite.only_reader(value).filter(|(_, n)| is::<T>(n))?;
-    let vector = other_operand(next, value)?;
-    let (fact, whole) = (rewrite.graph().fact(vector)?, rewrite.graph().fact(value)?);
-    (fact.as_const().is_some() && fact.rank() == 1 && fact.dims.last() == whole.dims.last()).then_some((vector, next.output(0)?))
 }
 
 fn ones(n: usize) -> Option<Tensor> {

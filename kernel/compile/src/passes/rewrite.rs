@@ -39,6 +39,19 @@ impl<'g> Rewrite<'g> {
         (!self.graph.outputs().contains(&value) && node.uses().filter(|&v| v == value).count() == 1).then_some((*reader, node))
     }
 
+    /// For a value that one `T` of two operands alone reads: the other operand, and the result.
+    pub(crate) fn followed_by<T: Op>(&self, value: ValueId) -> Option<(ValueId, ValueId)> {
+        let (_, next) = self.only_reader(value).filter(|(_, n)| n.op.downcast_ref::<T>().is_some())?;
+        Some((other_operand(next, value)?, next.output(0)?))
+    }
+
+    /// The same, if the other operand is a constant of one element for each index of the value's last axis.
+    pub(crate) fn followed_by_vector<T: Op>(&self, value: ValueId) -> Option<(ValueId, ValueId)> {
+        let (vector, result) = self.followed_by::<T>(value)?;
+        let (fact, whole) = (self.graph.fact(vector)?, self.graph.fact(value)?);
+        (fact.as_const().is_some() && fact.rank() == 1 && fact.dims.last() == whole.dims.last()).then_some((vector, result))
+    }
+
     /// The elements of a constant, if the value is one.
     pub(crate) fn constant(&self, value: ValueId) -> Option<Tensor> {
         self.graph.fact(value)?.as_const()?.to_tensor().ok()
