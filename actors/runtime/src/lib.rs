@@ -48,7 +48,7 @@ mod stage;
 mod supervise;
 mod ticket;
 
-pub use batch::{BatchOptions, ReleaseReason};
+pub use batch::{BatchOptions, ReleaseReason, Sizing};
 pub use dead_letter::{DeadLetter, DeadLetterSink};
 pub use envelope::{CancelToken, Header, Key, Position, TraceContext};
 pub use error::{BoxError, Cause, ErrorKind, Fault, PipelineError, StageError};

@@ -1,25 +1,20 @@
-//! The batcher: items in order of arrival, in buckets that may share a batch.
+//! The batcher: what an idle replica should do with what waits.
 //!
-//! A batch holds items of one bucket only. Within a key, items leave in the order in which they came: an item is passed
-//! over while an earlier item of its key waits in another bucket.
+//! A batch holds items of one bucket only, within the limits of items, bytes, tokens and padding. Within a key, items
+//! leave in the order in which they came. No item is passed over for more than a few batches.
 
-use std::{
-    collections::{BTreeMap, HashMap, VecDeque},
-    time::{Duration, Instant},
+use std::time::{Duration, Instant};
+
+use super::{
+    BatchOptions, Pending, ReleaseReason,
+    bins::{Bin, Room, fill},
+    queue::Queue,
 };
 
-use super::{BatchOptions, ReleaseReason};
-use crate::envelope::Key;
-
-/// An item that waits for its batch.
-pub(crate) struct Pending<P> {
-    pub(crate) item: P,
-    pub(crate) bucket: u64,
-    pub(crate) key: Option<Key>,
-    pub(crate) bytes: u64,
-    pub(crate) arrived: Instant,
-    pub(crate) deadline: Option<Instant>,
-}
+/// Batches that may be released before one of the first item's bucket, while others are full.
+const PATIENCE: usize = 8;
+/// Full batches that wait for company of their kind, where the options do not say.
+const POOL_BATCHES: usize = 8;
 
 /// What to do now.
 pub(crate) enum Decision<P> {
@@ -31,187 +26,143 @@ pub(crate) enum Decision<P> {
 
 pub(crate) struct Batcher<P> {
     options: BatchOptions,
-    waiting: VecDeque<Pending<P>>,
-    /// How many wait in each bucket.
-    buckets: BTreeMap<u64, usize>,
+    queue: Queue<P>,
     held: bool,
-}
-
-/// What of a bucket could go into a batch now.
-#[derive(Default)]
-struct Candidate {
-    items: usize,
-    bytes: u64,
-    full: Option<ReleaseReason>,
+    /// Batches that went since one held the first item.
+    passed: usize,
 }
 
 impl<P> Batcher<P> {
     pub(crate) fn new(options: BatchOptions) -> Self {
         let held = options.hold_until > 0;
-        Batcher { options, waiting: VecDeque::new(), buckets: BTreeMap::new(), held }
+        let queue = Queue::new(options.aging);
+        Batcher { options, queue, held, passed: 0 }
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.waiting.len()
+        self.queue.len()
     }
 
     pub(crate) fn insert(&mut self, pending: Pending<P>) {
-        *self.buckets.entry(pending.bucket).or_default() += 1;
-        self.waiting.push_back(pending);
+        self.queue.insert(pending);
     }
 
-    /// Everything that waits, in order of arrival.
+    /// How many items are worth having here, with batches of at most `limit`: a full batch; several, where items differ;
+    /// or what the test hook asks for.
+    pub(crate) fn fill_to(&self, limit: usize) -> usize {
+        let most = (*self.options.items.end()).min(limit).max(1);
+        let pool = match self.options.pool {
+            _ if self.queue.is_even() => most,
+            0 => most.saturating_mul(POOL_BATCHES),
+            pool => pool.max(most),
+        };
+        pool.max(if self.held { self.options.hold_until } else { 0 })
+    }
+
+    /// Everything that waits, in the order of service.
     pub(crate) fn take_all(&mut self) -> Vec<Pending<P>> {
-        self.buckets.clear();
-        self.waiting.drain(..).collect()
+        self.queue.take_all()
     }
 
-    /// What an idle replica should do. `limit` is the most items at present, `predicted` how long a batch takes,
+    /// Takes out what need not be run any more: of the items that have a deadline or can be cancelled, those for which the
+    /// closure holds.
+    pub(crate) fn take_gone(&mut self, mut gone: impl FnMut(&P) -> bool) -> Vec<Pending<P>> {
+        if self.queue.mortal() == 0 { Vec::new() } else { self.queue.take_if(|pending| pending.mortal && gone(&pending.item)) }
+    }
+
+    /// What an idle replica should do. `limit` is the most items at present, `predict` says how long a batch takes,
     /// `ended` that nothing will come any more.
-    pub(crate) fn decide(&mut self, now: Instant, limit: usize, predicted: Duration, ended: bool) -> Decision<P> {
-        let Some(oldest) = self.waiting.front() else { return Decision::Wait(None) };
+    pub(crate) fn decide(&mut self, now: Instant, limit: usize, predict: impl Fn(usize) -> Duration, ended: bool) -> Decision<P> {
+        if self.queue.len() == 0 {
+            return Decision::Wait(None);
+        }
         if self.held && !ended {
-            if self.waiting.len() < self.options.hold_until {
-                return Decision::Wait(None);
+            if self.queue.len() < self.options.hold_until {
+                return Decision::Wait(self.first_deadline());
             }
             self.held = false;
         }
         let most = (*self.options.items.end()).min(limit).max(1);
         let fewest = (*self.options.items.start()).min(most);
-        let (bucket, full) = self.choose(most, fewest);
-        if let Some(reason) = full {
-            return self.release(reason, bucket, most);
+        let impatient = self.passed >= PATIENCE;
+        let bins = fill(&self.queue, &Room { options: &self.options, most }, impatient);
+        if impatient {
+            return self.release(bins[0].full.unwrap_or(ReleaseReason::Delay), &bins, 0);
+        }
+        if let Some((bin, reason)) = bins.iter().enumerate().find_map(|(at, bin)| Some((at, bin.full?))) {
+            return self.release(reason, &bins, bin);
         }
         if ended {
-            return self.release(ReleaseReason::Drain, bucket, most);
+            return self.release(ReleaseReason::Drain, &bins, 0);
         }
-        let due = oldest.arrived + self.options.max_delay;
-        if self.options.idle_dispatch && fewest <= 1 {
-            return self.release(ReleaseReason::Idle, bucket, most);
+        if !self.queue.is_even() && self.queue.len() >= self.fill_to(limit) {
+            let largest = (0..bins.len()).rev().max_by_key(|bin| bins[*bin].places.len()).unwrap_or(0);
+            return self.release(ReleaseReason::Pool, &bins, largest);
         }
-        let urgent = self.waiting.iter().filter_map(|p| Some((p.deadline?, p.bucket))).min();
-        if let Some((deadline, bucket)) = urgent {
-            let start_by = deadline.checked_sub(predicted).unwrap_or(now);
+        if self.options.idle_dispatch
+            && let Some(bin) = bins.iter().position(|bin| bin.places.len() >= fewest)
+        {
+            return self.release(ReleaseReason::Idle, &bins, bin);
+        }
+        let (oldest, arrived) = self.oldest();
+        let due = arrived + self.options.max_delay;
+        if let Some((urgent, deadline)) = self.most_urgent() {
+            let bin = bin_of(&bins, urgent);
+            let start_by = deadline.checked_sub(predict(bins[bin].places.len())).unwrap_or(now);
             if start_by <= now {
-                return self.release(ReleaseReason::Slack, bucket, most);
+                return self.release(ReleaseReason::Slack, &bins, bin);
             }
             if due > start_by {
                 return Decision::Wait(Some(start_by));
             }
         }
         if due <= now {
-            return self.release(ReleaseReason::Delay, bucket, most);
+            let bin = bin_of(&bins, oldest);
+            return self.release(ReleaseReason::Delay, &bins, bin);
         }
         Decision::Wait(Some(due))
     }
 
-    /// The bucket to take from, and the reason if it can go at once: the first that is full, or has the fewest items
-    /// that an idle replica asks for; otherwise that of the oldest item.
-    fn choose(&self, most: usize, fewest: usize) -> (u64, Option<ReleaseReason>) {
-        let oldest = self.waiting.front().map_or(0, |pending| pending.bucket);
-        let mut candidates: BTreeMap<u64, Candidate> = BTreeMap::new();
-        let mut idle = None;
-        for pending in self.eligible() {
-            let candidate = candidates.entry(pending.bucket).or_default();
-            if candidate.items > 0 && candidate.bytes.saturating_add(pending.bytes) > self.options.max_bytes {
-                candidate.full = Some(ReleaseReason::Bytes);
-            } else {
-                candidate.items += 1;
-                candidate.bytes = candidate.bytes.saturating_add(pending.bytes);
-                if candidate.items >= most {
-                    candidate.full = Some(ReleaseReason::Full);
-                }
-            }
-            if candidate.full.is_some() {
-                return (pending.bucket, candidate.full);
-            }
-            if idle.is_none() && fewest > 1 && candidate.items >= fewest {
-                idle = Some(pending.bucket);
-            }
-        }
-        match idle {
-            Some(bucket) if self.options.idle_dispatch => (bucket, Some(ReleaseReason::Idle)),
-            _ => (oldest, None),
-        }
+    /// The item that came first, and when. (Those of higher priority may stand before it.)
+    fn oldest(&self) -> (usize, Instant) {
+        let arrivals = self.queue.iter().enumerate().map(|(place, pending)| (pending.arrived, place));
+        arrivals.min().map_or_else(|| (0, Instant::now()), |(arrived, place)| (place, arrived))
     }
 
-    /// The items that no earlier item of their key in another bucket holds back.
-    fn eligible(&self) -> impl Iterator<Item = &Pending<P>> {
-        let mut order = KeyOrder::new(self.buckets.len());
-        self.waiting.iter().filter(move |pending| order.admits(pending))
+    fn most_urgent(&self) -> Option<(usize, Instant)> {
+        if self.queue.mortal() == 0 {
+            return None;
+        }
+        let deadlines = self.queue.iter().enumerate().filter_map(|(place, pending)| Some((pending.deadline?, place)));
+        deadlines.min().map(|(deadline, place)| (place, deadline))
     }
 
-    fn release(&mut self, reason: ReleaseReason, bucket: u64, most: usize) -> Decision<P> {
-        let mut batch = Vec::with_capacity(most.min(self.waiting.len()));
-        let mut bytes = 0u64;
-        let mut order = KeyOrder::new(self.buckets.len());
-        let mut left = VecDeque::with_capacity(self.waiting.len());
-        let mut open = true;
-        while let Some(pending) = self.waiting.pop_front() {
-            let fits = batch.is_empty() || bytes.saturating_add(pending.bytes) <= self.options.max_bytes;
-            let admitted = order.admits(&pending);
-            if open && admitted && pending.bucket == bucket {
-                if fits && batch.len() < most {
-                    bytes = bytes.saturating_add(pending.bytes);
-                    batch.push(pending);
-                    continue;
-                }
-                // The first that does not fit ends the batch: those behind it must not overtake it.
-                open = false;
-            }
-            left.push_back(pending);
-            if !open && order.is_free() {
-                break;
-            }
-        }
-        left.append(&mut self.waiting);
-        self.waiting = left;
-        if let Some(count) = self.buckets.get_mut(&bucket) {
-            *count -= batch.len();
-            if *count == 0 {
-                self.buckets.remove(&bucket);
-            }
-        }
-        Decision::Release(reason, batch)
+    fn first_deadline(&self) -> Option<Instant> {
+        self.most_urgent().map(|(_, deadline)| deadline)
+    }
+
+    fn release(&mut self, reason: ReleaseReason, bins: &[Bin], bin: usize) -> Decision<P> {
+        self.passed = if bin == 0 { 0 } else { self.passed + 1 };
+        Decision::Release(reason, self.queue.take(&bins[bin].places))
     }
 }
 
-/// Which keys are held back, in a walk over the items in order of arrival.
-struct KeyOrder {
-    /// `None` while there is one bucket, where nothing can be held back.
-    first_bucket: Option<HashMap<Key, Option<u64>>>,
-}
-
-impl KeyOrder {
-    fn new(buckets: usize) -> Self {
-        KeyOrder { first_bucket: (buckets > 1).then(HashMap::new) }
-    }
-
-    fn is_free(&self) -> bool {
-        self.first_bucket.is_none()
-    }
-
-    fn admits<P>(&mut self, pending: &Pending<P>) -> bool {
-        let (Some(first_bucket), Some(key)) = (&mut self.first_bucket, pending.key) else { return true };
-        let first = first_bucket.entry(key).or_insert(Some(pending.bucket));
-        if *first != Some(pending.bucket) {
-            // Whatever comes behind this item waits for it, in its own bucket too.
-            *first = None;
-        }
-        first.is_some()
-    }
+/// The bin that an item lies in; the first, if an earlier item of its key keeps it out of all of them.
+fn bin_of(bins: &[Bin], place: usize) -> usize {
+    bins.iter().position(|bin| bin.places.binary_search(&place).is_ok()).unwrap_or(0)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::envelope::Key;
 
     fn options() -> BatchOptions {
         BatchOptions { items: 1..=4, ..BatchOptions::default() }
     }
 
     fn pending(item: u32, bucket: u64, key: Option<u64>, arrived: Instant) -> Pending<u32> {
-        Pending { item, bucket, key: key.map(Key), bytes: 10, arrived, deadline: None }
+        Pending { item, bucket, key: key.map(Key), bytes: 10, length: 1, priority: 0, arrived, deadline: None, mortal: false }
     }
 
     fn released(decision: Decision<u32>) -> (ReleaseReason, Vec<u32>) {
@@ -225,12 +176,12 @@ mod tests {
     fn an_idle_replica_takes_what_there_is_and_a_full_batch_is_full() {
         let now = Instant::now();
         let mut batcher = Batcher::new(options());
-        assert!(matches!(batcher.decide(now, 4, Duration::ZERO, false), Decision::Wait(None)));
+        assert!(matches!(batcher.decide(now, 4, |_| Duration::ZERO, false), Decision::Wait(None)));
         for item in 0..6 {
             batcher.insert(pending(item, 0, None, now));
         }
-        assert_eq!(released(batcher.decide(now, 4, Duration::ZERO, false)), (ReleaseReason::Full, vec![0, 1, 2, 3]));
-        assert_eq!(released(batcher.decide(now, 4, Duration::ZERO, false)), (ReleaseReason::Idle, vec![4, 5]));
+        assert_eq!(released(batcher.decide(now, 4, |_| Duration::ZERO, false)), (ReleaseReason::Full, vec![0, 1, 2, 3]));
+        assert_eq!(released(batcher.decide(now, 4, |_| Duration::ZERO, false)), (ReleaseReason::Idle, vec![4, 5]));
         assert_eq!(batcher.len(), 0);
     }
 
@@ -240,10 +191,10 @@ mod tests {
         let mut batcher = Batcher::new(BatchOptions { idle_dispatch: false, ..options() });
         batcher.insert(pending(0, 0, None, now));
         let due = now + Duration::from_millis(5);
-        assert!(matches!(batcher.decide(now, 4, Duration::ZERO, false), Decision::Wait(Some(at)) if at == due));
-        assert_eq!(released(batcher.decide(due, 4, Duration::ZERO, false)), (ReleaseReason::Delay, vec![0]));
+        assert!(matches!(batcher.decide(now, 4, |_| Duration::ZERO, false), Decision::Wait(Some(at)) if at == due));
+        assert_eq!(released(batcher.decide(due, 4, |_| Duration::ZERO, false)), (ReleaseReason::Delay, vec![0]));
         batcher.insert(pending(1, 0, None, now));
-        assert_eq!(released(batcher.decide(now, 4, Duration::ZERO, true)), (ReleaseReason::Drain, vec![1]));
+        assert_eq!(released(batcher.decide(now, 4, |_| Duration::ZERO, true)), (ReleaseReason::Drain, vec![1]));
     }
 
     #[test]
@@ -251,11 +202,11 @@ mod tests {
         let now = Instant::now();
         let mut batcher = Batcher::new(BatchOptions { idle_dispatch: false, ..options() });
         let deadline = Some(now + Duration::from_millis(3));
-        batcher.insert(Pending { deadline, ..pending(0, 0, None, now) });
+        batcher.insert(Pending { deadline, mortal: true, ..pending(0, 0, None, now) });
         let run = Duration::from_millis(2);
         let start_by = now + Duration::from_millis(1);
-        assert!(matches!(batcher.decide(now, 4, run, false), Decision::Wait(Some(at)) if at == start_by));
-        assert_eq!(released(batcher.decide(start_by, 4, run, false)), (ReleaseReason::Slack, vec![0]));
+        assert!(matches!(batcher.decide(now, 4, |_| run, false), Decision::Wait(Some(at)) if at == start_by));
+        assert_eq!(released(batcher.decide(start_by, 4, |_| run, false)), (ReleaseReason::Slack, vec![0]));
     }
 
     #[test]
@@ -263,9 +214,9 @@ mod tests {
         let now = Instant::now();
         let mut batcher = Batcher::new(BatchOptions { items: 2..=4, ..options() });
         batcher.insert(pending(0, 0, None, now));
-        assert!(matches!(batcher.decide(now, 4, Duration::ZERO, false), Decision::Wait(Some(_))));
+        assert!(matches!(batcher.decide(now, 4, |_| Duration::ZERO, false), Decision::Wait(Some(_))));
         batcher.insert(pending(1, 0, None, now));
-        assert_eq!(released(batcher.decide(now, 4, Duration::ZERO, false)), (ReleaseReason::Idle, vec![0, 1]));
+        assert_eq!(released(batcher.decide(now, 4, |_| Duration::ZERO, false)), (ReleaseReason::Idle, vec![0, 1]));
     }
 
     #[test]
@@ -276,9 +227,9 @@ mod tests {
         for item in 1..4 {
             batcher.insert(pending(item, 0, None, now));
         }
-        assert_eq!(released(batcher.decide(now, 4, Duration::ZERO, false)), (ReleaseReason::Bytes, vec![0]));
-        assert_eq!(released(batcher.decide(now, 4, Duration::ZERO, false)), (ReleaseReason::Bytes, vec![1, 2]));
-        assert_eq!(released(batcher.decide(now, 4, Duration::ZERO, false)), (ReleaseReason::Idle, vec![3]));
+        assert_eq!(released(batcher.decide(now, 4, |_| Duration::ZERO, false)), (ReleaseReason::Bytes, vec![0]));
+        assert_eq!(released(batcher.decide(now, 4, |_| Duration::ZERO, false)), (ReleaseReason::Bytes, vec![1, 2]));
+        assert_eq!(released(batcher.decide(now, 4, |_| Duration::ZERO, false)), (ReleaseReason::Idle, vec![3]));
     }
 
     #[test]
@@ -292,7 +243,7 @@ mod tests {
         }
         let mut order = Vec::new();
         while batcher.len() > 0 {
-            order.push(released(batcher.decide(now, 4, Duration::ZERO, false)).1);
+            order.push(released(batcher.decide(now, 4, |_| Duration::ZERO, false)).1);
         }
         assert_eq!(order, [vec![0, 3], vec![1, 4, 5], vec![2]]);
     }
@@ -302,9 +253,87 @@ mod tests {
         let now = Instant::now();
         let mut batcher = Batcher::new(BatchOptions { hold_until: 3, ..options() });
         for item in 0..3 {
-            assert!(matches!(batcher.decide(now, 4, Duration::ZERO, false), Decision::Wait(None)));
+            assert!(matches!(batcher.decide(now, 4, |_| Duration::ZERO, false), Decision::Wait(None)));
             batcher.insert(pending(item, 0, None, now));
         }
-        assert_eq!(released(batcher.decide(now, 4, Duration::ZERO, false)).1, [0, 1, 2]);
+        assert_eq!(released(batcher.decide(now, 4, |_| Duration::ZERO, false)).1, [0, 1, 2]);
+    }
+
+    #[test]
+    fn a_held_batcher_wakes_for_a_deadline() {
+        let now = Instant::now();
+        let mut batcher = Batcher::new(BatchOptions { hold_until: 3, ..options() });
+        let deadline = Some(now + Duration::from_millis(3));
+        batcher.insert(Pending { deadline, mortal: true, ..pending(0, 0, None, now) });
+        batcher.insert(pending(1, 0, None, now));
+        assert!(matches!(batcher.decide(now, 4, |_| Duration::ZERO, false), Decision::Wait(until) if until == deadline));
+        let gone: Vec<_> = batcher.take_gone(|item| *item < 2).into_iter().map(|p| p.item).collect();
+        assert_eq!((gone, batcher.len()), (vec![0], 1));
+    }
+
+    #[test]
+    fn tokens_are_counted_with_padding() {
+        let now = Instant::now();
+        let items = 1..=100;
+        let mut batcher = Batcher::new(BatchOptions { items, max_tokens: 64, pad_to: 8, max_padding: 1.0, ..options() });
+        for (item, length) in [9, 12, 16, 15, 16].into_iter().enumerate() {
+            batcher.insert(Pending { length, ..pending(item as u32, 0, None, now) });
+        }
+        // Four of sixteen are 64.
+        assert_eq!(released(batcher.decide(now, 100, |_| Duration::ZERO, false)), (ReleaseReason::Tokens, vec![0, 1, 2, 3]));
+        batcher.insert(Pending { length: 999, ..pending(5, 0, None, now) });
+        assert_eq!(released(batcher.decide(now, 100, |_| Duration::ZERO, false)), (ReleaseReason::Tokens, vec![5]));
+        assert_eq!(released(batcher.decide(now, 100, |_| Duration::ZERO, false)), (ReleaseReason::Idle, vec![4]));
+    }
+
+    #[test]
+    fn lengths_that_are_far_apart_do_not_meet() {
+        let now = Instant::now();
+        let mut batcher = Batcher::new(options());
+        for (item, length) in [10, 100, 11, 95, 10, 104].into_iter().enumerate() {
+            batcher.insert(Pending { length, ..pending(item as u32, 0, None, now) });
+        }
+        assert_eq!(released(batcher.decide(now, 3, |_| Duration::ZERO, false)), (ReleaseReason::Full, vec![0, 2, 4]));
+        assert_eq!(released(batcher.decide(now, 3, |_| Duration::ZERO, false)), (ReleaseReason::Full, vec![1, 3, 5]));
+    }
+
+    #[test]
+    fn a_rare_kind_is_not_starved_by_full_batches_of_another() {
+        let now = Instant::now();
+        let mut batcher = Batcher::new(options());
+        batcher.insert(pending(0, 9, None, now));
+        let mut batches = 0;
+        loop {
+            (1..=4).for_each(|item| batcher.insert(pending(item, 0, None, now)));
+            batches += 1;
+            if released(batcher.decide(now, 4, |_| Duration::ZERO, false)) == (ReleaseReason::Delay, vec![0]) {
+                break;
+            }
+            assert!(batches <= PATIENCE, "passed over {batches} times");
+        }
+        assert_eq!(batches, PATIENCE + 1);
+    }
+
+    #[test]
+    fn a_full_pool_does_not_wait() {
+        let now = Instant::now();
+        let mut batcher = Batcher::new(BatchOptions { idle_dispatch: false, pool: 5, ..options() });
+        for (item, bucket) in [0, 1, 2, 1].into_iter().enumerate() {
+            batcher.insert(pending(item as u32, bucket, None, now));
+            assert!(matches!(batcher.decide(now, 4, |_| Duration::ZERO, false), Decision::Wait(Some(_))));
+        }
+        batcher.insert(pending(4, 3, None, now));
+        assert_eq!(released(batcher.decide(now, 4, |_| Duration::ZERO, false)), (ReleaseReason::Pool, vec![1, 3]));
+    }
+
+    #[test]
+    fn items_that_differ_are_gathered_in_a_larger_pool() {
+        let now = Instant::now();
+        let mut batcher = Batcher::new(options());
+        batcher.insert(pending(0, 0, None, now));
+        assert_eq!(batcher.fill_to(4), 4);
+        batcher.insert(pending(1, 1, None, now));
+        assert_eq!(batcher.fill_to(4), 32);
+        assert_eq!(batcher.fill_to(2), 16);
     }
 }

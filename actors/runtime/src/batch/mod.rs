@@ -2,14 +2,28 @@
 //!
 //! A batcher is plain data: it is given records and the time, and says what to do. A replica asks its batcher
 //! whenever it is idle, so what arrives while it is busy forms the next batch by itself.
+//!
+//! - `queue` keeps what waits in the order of service: by arrival, ahead of it by priority, never out of a key's order.
+//! - `bins` sorts what waits into batches that could be run: one bucket each, within the limits, with little padding.
+//! - `batcher` decides which of them goes, when, and why.
+//! - `cost` learns how long a batch takes; `estimator` and `pace` choose the size by it; `limit` is what memory allows.
 
 mod batcher;
+mod bins;
+mod cost;
+mod estimator;
 mod limit;
+mod options;
+mod pace;
+#[cfg(test)]
+mod properties;
+mod queue;
 
-use std::{ops::RangeInclusive, time::Duration};
-
-pub(crate) use batcher::{Batcher, Decision, Pending};
+pub(crate) use batcher::{Batcher, Decision};
 pub(crate) use limit::BatchLimit;
+pub use options::{BatchOptions, Sizing};
+pub(crate) use pace::Pace;
+pub(crate) use queue::Pending;
 
 /// Why a batch was released.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -19,6 +33,10 @@ pub enum ReleaseReason {
     Full,
     /// It held as many bytes as a batch may.
     Bytes,
+    /// It held as many tokens as a batch may.
+    Tokens,
+    /// So many items that differ waited that no more could come in, and no batch of them was full: the largest went.
+    Pool,
     /// The replica was idle.
     Idle,
     /// Its oldest item had waited long enough.
@@ -31,41 +49,28 @@ pub enum ReleaseReason {
 
 impl ReleaseReason {
     /// All reasons.
-    pub const ALL: [ReleaseReason; 6] =
-        [ReleaseReason::Full, ReleaseReason::Bytes, ReleaseReason::Idle, ReleaseReason::Delay, ReleaseReason::Slack, ReleaseReason::Drain];
+    pub const ALL: [ReleaseReason; 8] = [
+        ReleaseReason::Full,
+        ReleaseReason::Bytes,
+        ReleaseReason::Tokens,
+        ReleaseReason::Pool,
+        ReleaseReason::Idle,
+        ReleaseReason::Delay,
+        ReleaseReason::Slack,
+        ReleaseReason::Drain,
+    ];
 
     /// The word that metrics use.
     pub fn name(self) -> &'static str {
         match self {
             ReleaseReason::Full => "full",
             ReleaseReason::Bytes => "bytes",
+            ReleaseReason::Tokens => "tokens",
+            ReleaseReason::Pool => "pool",
             ReleaseReason::Idle => "idle",
             ReleaseReason::Delay => "delay",
             ReleaseReason::Slack => "slack",
             ReleaseReason::Drain => "drain",
         }
-    }
-}
-
-/// How batches are formed.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct BatchOptions {
-    /// Fewest and most items. Fewer than the fewest are released only when the oldest has waited for `max_delay`.
-    pub items: RangeInclusive<usize>,
-    /// Most bytes of payload; an item that is larger alone goes alone.
-    pub max_bytes: u64,
-    /// The longest that an item waits for company.
-    pub max_delay: Duration,
-    /// An idle replica takes what there is at once, if that is the fewest items or more. Without this, it waits until
-    /// the batch is full or the delay has passed.
-    pub idle_dispatch: bool,
-    /// For tests: the first batch is not formed before so many items have come.
-    pub hold_until: usize,
-}
-
-impl Default for BatchOptions {
-    fn default() -> Self {
-        BatchOptions { items: 1..=32, max_bytes: u64::MAX, max_delay: Duration::from_millis(5), idle_dispatch: true, hold_until: 0 }
     }
 }

@@ -11,6 +11,7 @@ pub struct FnHandler<I, O, L, R> {
     load: L,
     run: R,
     bucket: fn(&I) -> u64,
+    length: fn(&I) -> u64,
     types: PhantomData<fn(I) -> O>,
 }
 
@@ -38,7 +39,7 @@ where
     L: Fn(&Start) -> Result<M, StageError> + Send + Sync,
     R: Fn(&mut M, &[&I]) -> Result<Vec<O>, StageError> + Send + Sync,
 {
-    FnHandler { id: ModelId::new(name, "1"), load, run, bucket: |_| 0, types: PhantomData }
+    FnHandler { id: ModelId::new(name, "1"), load, run, bucket: |_| 0, length: |_| 1, types: PhantomData }
 }
 
 impl<I, O, L, R> FnHandler<I, O, L, R> {
@@ -46,6 +47,13 @@ impl<I, O, L, R> FnHandler<I, O, L, R> {
     #[must_use]
     pub fn bucketed(mut self, bucket: fn(&I) -> u64) -> Self {
         self.bucket = bucket;
+        self
+    }
+
+    /// Says how long an example is: the batcher puts examples of about one length together. See [`ModelHandler::length`].
+    #[must_use]
+    pub fn measured(mut self, length: fn(&I) -> u64) -> Self {
+        self.length = length;
         self
     }
 }
@@ -72,6 +80,10 @@ where
 
     fn bucket(&self, input: &I) -> u64 {
         (self.bucket)(input)
+    }
+
+    fn length(&self, input: &I) -> u64 {
+        (self.length)(input)
     }
 
     fn run(&self, model: &mut M, batch: &[&I]) -> Result<Vec<O>, StageError> {

@@ -59,6 +59,18 @@ pub trait ModelHandler: Send + Sync + 'static {
         size_of_val(input) as u64
     }
 
+    /// How long an example is, in what the model counts: tokens, frames. Examples of different lengths go into one batch if
+    /// [`ModelHandler::run`] can pad them; a model that cannot puts them into different buckets, or leaves this alone.
+    fn length(&self, input: &Self::Input) -> u64 {
+        let _ = input;
+        1
+    }
+
+    /// The model pads lengths to a multiple of this.
+    fn pad_to(&self) -> u64 {
+        1
+    }
+
     /// The most examples that the model takes at once, if it has a limit: 1 for a model with a fixed batch of one.
     fn max_batch(&self) -> Option<usize> {
         None

@@ -4,7 +4,8 @@ use std::{ops::RangeInclusive, sync::Arc, time::Duration};
 
 use super::{IntoHandler, ModelHandler, Prediction};
 use crate::{
-    batch::BatchOptions,
+    batch::{BatchOptions, Sizing},
+    envelope::{Envelope, Header, Key},
     error::StageError,
     stage::{OnError, StageOptions},
 };
@@ -32,7 +33,14 @@ pub struct RunInference<T, H: ModelHandler> {
     pub(crate) stage: StageOptions<T, Prediction<T, H::Output>>,
     pub(crate) letter: Option<Letter<T>>,
     pub(crate) memory: Option<u64>,
+    /// What divides examples beyond the model's own buckets.
+    pub(crate) bucket: Option<Divide<H::Input>>,
+    /// What divides records: batches of one part each.
+    pub(crate) part: Option<Part<T>>,
 }
+
+pub(crate) type Divide<I> = Arc<dyn Fn(&I) -> u64 + Send + Sync>;
+pub(crate) type Part<T> = Arc<dyn Fn(&T, &Header) -> u64 + Send + Sync>;
 
 pub(crate) type Letter<T> = Arc<dyn Fn(&T) -> Vec<u8> + Send + Sync>;
 
@@ -47,17 +55,46 @@ impl<H: ModelHandler> RunInference<H::Input, H> {
     #[must_use]
     pub fn preprocess<T, E: Into<StageError>>(self, prepare: impl Fn(&T) -> Result<H::Input, E> + Send + Sync + 'static) -> RunInference<T, H> {
         let prepare: Prepare<T, H::Input> = Arc::new(move |record| prepare(record).map_err(Into::into));
-        let RunInference { handler, batch, stage, memory, .. } = self;
+        let RunInference { handler, batch, stage, memory, bucket, .. } = self;
         let mut stage_options = StageOptions::new().replicas(stage.replicas);
         stage_options.on_error = stage.on_error;
         stage_options.expansion = stage.expansion;
-        RunInference { handler, input: Input::Made(prepare), batch, stage: stage_options, letter: None, memory }
+        RunInference { handler, input: Input::Made(prepare), batch, stage: stage_options, letter: None, memory, bucket, part: None }
     }
 }
 
+/// What the batcher wants to know about an example.
+pub(crate) struct Traits {
+    pub(crate) bucket: u64,
+    pub(crate) bytes: u64,
+    pub(crate) length: u64,
+}
+
 impl<T, H: ModelHandler> RunInference<T, H> {
+    /// What the model and the caller's functions say about an example.
+    pub(crate) fn traits(&self, input: &H::Input, envelope: &Envelope<T>) -> Traits {
+        let own = self.handler.bucket(input);
+        let bucket = if self.bucket.is_none() && self.part.is_none() {
+            own
+        } else {
+            let bucket = self.bucket.as_ref().map(|bucket| bucket(input));
+            let part = self.part.as_ref().map(|part| part(&envelope.payload, &envelope.head));
+            Key::of(&(own, bucket, part)).0
+        };
+        Traits { bucket, bytes: self.handler.bytes(input), length: self.handler.length(input) }
+    }
+
     fn with_input(handler: H, input: Input<T, H::Input>) -> Self {
-        RunInference { handler: Arc::new(handler), input, batch: BatchOptions::default(), stage: StageOptions::new(), letter: None, memory: None }
+        RunInference {
+            handler: Arc::new(handler),
+            input,
+            batch: BatchOptions::default(),
+            stage: StageOptions::new(),
+            letter: None,
+            memory: None,
+            bucket: None,
+            part: None,
+        }
     }
 
     /// Fewest and most examples in a batch. Fewer than the fewest run only when the oldest has waited for the delay.
@@ -85,6 +122,62 @@ impl<T, H: ModelHandler> RunInference<T, H> {
     #[must_use]
     pub fn idle_dispatch(mut self, on: bool) -> Self {
         self.batch.idle_dispatch = on;
+        self
+    }
+
+    /// The most tokens in a batch, padding counted: what [`ModelHandler::length`] says of the longest, times the examples.
+    #[must_use]
+    pub fn max_tokens(mut self, tokens: u64) -> Self {
+        self.batch.max_tokens = tokens;
+        self
+    }
+
+    /// The most that padding may add to a batch, as a part of the examples' own lengths; 0.1 by default.
+    #[must_use]
+    pub fn max_padding(mut self, part: f64) -> Self {
+        self.batch.max_padding = part.max(0.0);
+        self
+    }
+
+    /// How many examples that differ wait for company of their kind; see [`BatchOptions::pool`].
+    #[must_use]
+    pub fn pool(mut self, items: usize) -> Self {
+        self.batch.pool = items;
+        self
+    }
+
+    /// Says which examples may share a batch, beyond what the model says: the upper bounds of lengths, for example.
+    #[must_use]
+    pub fn bucket(mut self, bucket: impl Fn(&H::Input) -> u64 + Send + Sync + 'static) -> Self {
+        self.bucket = Some(Arc::new(bucket));
+        self
+    }
+
+    /// Forms batches of records of one part only: of one tenant, or for one variant of the model.
+    #[must_use]
+    pub fn batch_by(mut self, part: impl Fn(&T) -> u64 + Send + Sync + 'static) -> Self {
+        self.part = Some(Arc::new(move |record, _| part(record)));
+        self
+    }
+
+    /// Forms batches of records of one key only.
+    #[must_use]
+    pub fn batch_per_key(mut self) -> Self {
+        self.part = Some(Arc::new(|_, head| head.key.map_or(0, |key| key.0)));
+        self
+    }
+
+    /// What a level of a record's priority is worth; see [`BatchOptions::aging`].
+    #[must_use]
+    pub fn aging(mut self, level: Duration) -> Self {
+        self.batch.aging = level;
+        self
+    }
+
+    /// Chooses the size of batches by what they cost; see [`Sizing`].
+    #[must_use]
+    pub fn sizing(mut self, sizing: Sizing) -> Self {
+        self.batch.sizing = sizing;
         self
     }
 

@@ -4,13 +4,14 @@ use std::{
     io,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread::JoinHandle,
+    time::Instant,
 };
 
 use millstream_edge::{Credit, Edge};
 
 use super::{ModelHandler, Prediction, RunInference, worker::Worker};
 use crate::{
-    batch::{BatchLimit, Pending},
+    batch::{BatchLimit, BatchOptions, Pace, Pending},
     envelope::Envelope,
     metrics::StageMetrics,
     stage::{Exit, Stage, StageShared, Start, spawn_worker},
@@ -22,6 +23,8 @@ pub(crate) struct InferStage<T, H: ModelHandler>(Arc<Parts<T, H>>);
 pub(super) struct Parts<T, H: ModelHandler> {
     pub(super) shared: Arc<StageShared>,
     pub(super) run: RunInference<T, H>,
+    /// The options, with what the model asks for.
+    pub(super) batch: BatchOptions,
     /// The most bytes of a run.
     pub(super) memory: u64,
     pub(super) inlet: Arc<Edge<Envelope<T>>>,
@@ -46,6 +49,8 @@ pub(super) struct Group<T, I> {
     pub(super) attempt: u32,
     /// Part of a batch that panicked: panics are expected, and answered here.
     pub(super) suspect: bool,
+    /// When the oldest arrived.
+    pub(super) since: Instant,
 }
 
 /// What a worker leaves to its successor.
@@ -56,15 +61,18 @@ pub(super) struct Slot<T, I> {
     /// The credits of what waits.
     pub(super) held: Option<Credit>,
     pub(super) limit: BatchLimit,
+    pub(super) pace: Pace,
     pub(super) ended: bool,
 }
 
 impl<T, H: ModelHandler> InferStage<T, H> {
     pub(crate) fn new(shared: Arc<StageShared>, run: RunInference<T, H>, memory: u64, inlet: Arc<Edge<Envelope<T>>>, outlet: Arc<Outgoing<T, H>>) -> Self {
         let most = (*run.batch.items.end()).min(run.handler.max_batch().unwrap_or(usize::MAX));
-        let slot = || Slot { waiting: Vec::new(), groups: Vec::new(), held: None, limit: BatchLimit::new(most), ended: false };
+        let mut batch = run.batch.clone();
+        batch.pad_to = batch.pad_to.max(run.handler.pad_to());
+        let slot = || Slot { waiting: Vec::new(), groups: Vec::new(), held: None, limit: BatchLimit::new(most), pace: Pace::new(&batch, most), ended: false };
         let slots = (0..run.stage.replicas).map(|_| Mutex::new(slot())).collect();
-        InferStage(Arc::new(Parts { shared, run, memory, inlet, outlet, slots }))
+        InferStage(Arc::new(Parts { shared, run, batch, memory, inlet, outlet, slots }))
     }
 }
 

@@ -24,12 +24,12 @@ use millstream_edge::{Control, Cost, Credit, Received};
 
 use super::{
     ModelHandler, ModelId, Prediction,
-    options::Input,
+    options::{Input, Traits},
     stage::{Group, Item, Parts},
 };
 use crate::{
-    batch::{BatchLimit, Batcher, Decision, Pending},
-    envelope::{Envelope, given_up},
+    batch::{BatchLimit, Batcher, Decision, Pace, Pending, ReleaseReason},
+    envelope::{Envelope, Header, given_up},
     error::{Cause, ErrorKind, Fault, StageError},
     metrics::add,
     panics::guard,
@@ -62,15 +62,14 @@ pub(super) struct Worker<'a, T, H: ModelHandler> {
     ended: bool,
     outlet: Outlet<Prediction<T, H::Output>>,
     tally: Tally,
-    /// How long a batch takes, smoothed.
-    predicted: Duration,
+    pace: Pace,
 }
 
 impl<'a, T: Send + 'static, H: ModelHandler> Worker<'a, T, H> {
     pub(super) fn run(parts: &'a Parts<T, H>, start: Start) -> Exit {
         let mut worker = {
             let mut slot = parts.slot(start.replica);
-            let mut batcher = Batcher::new(parts.run.batch.clone());
+            let mut batcher = Batcher::new(parts.batch.clone());
             slot.waiting.drain(..).for_each(|pending| batcher.insert(pending));
             Worker {
                 parts,
@@ -84,7 +83,7 @@ impl<'a, T: Send + 'static, H: ModelHandler> Worker<'a, T, H> {
                 ended: slot.ended,
                 outlet: Outlet::new(Some(&parts.outlet), parts.shared.metrics.clone()),
                 tally: Tally::default(),
-                predicted: Duration::ZERO,
+                pace: slot.pace.clone(),
             }
         };
         let result = worker.load().and_then(|()| worker.stream());
@@ -104,6 +103,7 @@ impl<'a, T: Send + 'static, H: ModelHandler> Worker<'a, T, H> {
                 slot.groups = worker.groups;
                 slot.held = worker.held;
                 slot.limit = worker.limit;
+                slot.pace = worker.pace;
                 slot.ended = worker.ended;
                 Exit::Crashed(fault)
             }
@@ -140,20 +140,19 @@ impl<'a, T: Send + 'static, H: ModelHandler> Worker<'a, T, H> {
             let worked = self.run_groups();
             self.tally.flush(&self.parts.shared.accounts);
             worked?;
-            if self.predicted >= LINGER {
+            if self.pace.predict(1) >= LINGER {
                 self.outlet.flush().map_err(|_| Break::Aborted)?;
             }
-            while !self.ended && self.batcher.len() < self.fill_to() {
+            while !self.ended && self.batcher.len() < self.batcher.fill_to(self.most()) {
                 match receiver.try_recv() {
                     Some(received) => self.take_in(received)?,
                     None => break,
                 }
             }
-            match self.batcher.decide(Instant::now(), self.limit.now(), self.predicted, self.ended) {
-                Decision::Release(reason, batch) => {
-                    self.parts.shared.metrics.released(reason, batch.len());
-                    self.execute(batch);
-                }
+            self.drop_gone();
+            let pace = &self.pace;
+            match self.batcher.decide(Instant::now(), self.limit.now().min(pace.next()), |items| pace.predict(items), self.ended) {
+                Decision::Release(reason, batch) => self.execute(reason, batch),
                 Decision::Wait(_) if self.ended => return Ok(()),
                 Decision::Wait(until) => {
                     self.outlet.flush().map_err(|_| Break::Aborted)?;
@@ -163,10 +162,19 @@ impl<'a, T: Send + 'static, H: ModelHandler> Worker<'a, T, H> {
         }
     }
 
-    /// How many items are worth waiting for: a full batch, or what the test hook asks for.
-    fn fill_to(&self) -> usize {
-        let options = &self.parts.run.batch;
-        (*options.items.end()).min(self.limit.now()).max(options.hold_until)
+    /// The most items of a batch at present.
+    fn most(&self) -> usize {
+        self.limit.now().min(self.pace.next())
+    }
+
+    /// Ends records that wait and need not be run any more.
+    fn drop_gone(&mut self) {
+        let gone = self.batcher.take_gone(|item: &Item<T, H::Input>| given_up(&item.envelope.head, &item.envelope.ticket).is_some());
+        if !gone.is_empty() {
+            self.return_credits(&gone);
+            // They are given up, and found to be so once more.
+            self.still_wanted(gone.into_iter().map(|pending| pending.item).collect());
+        }
     }
 
     fn take_in(&mut self, received: Received<Envelope<T>>) -> Result<(), Break> {
@@ -197,32 +205,29 @@ impl<'a, T: Send + 'static, H: ModelHandler> Worker<'a, T, H> {
         for envelope in envelopes {
             if let Some(outcome) = given_up(&envelope.head, &envelope.ticket) {
                 add(&self.parts.shared.metrics.given_up, 1);
-                self.credit(&[envelope.head.cost]);
+                self.credit([envelope.head.cost]);
                 envelope.ticket.settle(outcome, &mut self.tally);
                 continue;
             }
             let run = &self.parts.run;
             let prepared = guard(|| {
-                let (bucket, bytes, made) = match &run.input {
-                    Input::Same(view) => {
-                        let input = view(&envelope.payload);
-                        (run.handler.bucket(input), run.handler.bytes(input), None)
-                    }
+                Ok::<_, StageError>(match &run.input {
+                    Input::Same(view) => (run.traits(view(&envelope.payload), &envelope), None),
                     Input::Made(prepare) => {
                         let input = prepare(&envelope.payload)?;
-                        (run.handler.bucket(&input), run.handler.bytes(&input), Some(input))
+                        (run.traits(&input, &envelope), Some(input))
                     }
-                };
-                Ok::<_, StageError>((bucket, bytes, made))
+                })
             });
             match prepared {
-                Ok(Ok((bucket, bytes, made))) => {
-                    let (key, deadline) = (envelope.head.key, envelope.head.deadline);
-                    self.batcher.insert(Pending { item: Item { envelope, made }, bucket, key, bytes, arrived, deadline });
+                Ok(Ok((Traits { bucket, bytes, length }, made))) => {
+                    let Header { key, deadline, priority, .. } = envelope.head;
+                    let mortal = deadline.is_some() || envelope.head.cancel.is_some();
+                    self.batcher.insert(Pending { item: Item { envelope, made }, bucket, key, bytes, length, priority, arrived, deadline, mortal });
                 }
                 Ok(Err(error)) => {
                     add(&self.parts.shared.metrics.errors, 1);
-                    self.credit(&[envelope.head.cost]);
+                    self.credit([envelope.head.cost]);
                     if self.parts.shared.on_error == OnError::Fail || error.kind() == ErrorKind::Fatal {
                         return Err(Break::Failed(self.failed(error.into())));
                     }
@@ -230,7 +235,7 @@ impl<'a, T: Send + 'static, H: ModelHandler> Worker<'a, T, H> {
                 }
                 Err(fault) => {
                     add(&self.parts.shared.metrics.panics, 1);
-                    self.credit(&[envelope.head.cost]);
+                    self.credit([envelope.head.cost]);
                     self.bury(Item { envelope, made: None }, fault.clone())?;
                     crash = Some(fault);
                 }
@@ -241,33 +246,38 @@ impl<'a, T: Send + 'static, H: ModelHandler> Worker<'a, T, H> {
     }
 
     /// Returns the credits of items that no longer wait.
-    fn credit(&mut self, costs: &[Cost]) {
+    fn credit(&mut self, costs: impl IntoIterator<Item = Cost>) {
         let limits = self.parts.inlet.limits();
-        let sum = costs.iter().fold(Cost::default(), |sum, cost| sum.plus(Cost { records: cost.records, bytes: cost.bytes.min(limits.bytes) }));
+        let sum = costs.into_iter().fold(Cost::default(), |sum, cost| sum.plus(Cost { records: cost.records, bytes: cost.bytes.min(limits.bytes) }));
         if let Some(held) = &mut self.held {
             held.release(sum);
         }
     }
 
-    /// Puts a released batch onto the stack, without those who need not be run any more.
-    fn execute(&mut self, batch: Vec<Pending<Item<T, H::Input>>>) {
-        let costs: Vec<_> = batch.iter().map(|pending| pending.item.envelope.head.cost).collect();
-        self.credit(&costs);
+    fn return_credits(&mut self, gone: &[Pending<Item<T, H::Input>>]) {
+        self.credit(gone.iter().map(|pending| pending.item.envelope.head.cost));
+    }
+
+    /// Puts a released batch onto the stack.
+    fn execute(&mut self, reason: ReleaseReason, batch: Vec<Pending<Item<T, H::Input>>>) {
+        let length = batch.iter().fold(0u64, |sum, pending| sum.saturating_add(pending.length));
+        let longest = batch.iter().map(|pending| pending.length).max().unwrap_or(0);
+        let padded = self.parts.batch.padded(longest).saturating_mul(batch.len() as u64);
+        self.parts.shared.metrics.released(reason, batch.len(), length, padded);
+        self.return_credits(&batch);
+        let since = batch.iter().map(|pending| pending.arrived).min().unwrap_or_else(Instant::now);
         let items = batch.into_iter().map(|pending| pending.item).collect();
-        self.push(items, false);
+        self.groups.push(Group { items, attempt: 0, suspect: false, since });
     }
 
-    fn push(&mut self, items: Items<T, H>, suspect: bool) {
-        if !items.is_empty() {
-            self.groups.push(Group { items, attempt: 0, suspect });
+    /// Pushes both halves of a group, so that the first comes first.
+    fn push_halves(&mut self, mut group: Group<T, H::Input>, suspect: bool) {
+        let second = group.items.split_off(group.items.len() / 2);
+        for items in [second, group.items] {
+            if !items.is_empty() {
+                self.groups.push(Group { items, attempt: 0, suspect, since: group.since });
+            }
         }
-    }
-
-    /// Pushes both halves, so that the first comes first.
-    fn push_halves(&mut self, mut items: Items<T, H>, suspect: bool) {
-        let second = items.split_off(items.len() / 2);
-        self.push(second, suspect);
-        self.push(items, suspect);
     }
 
     fn run_groups(&mut self) -> Result<(), Break> {
@@ -320,9 +330,9 @@ impl<'a, T: Send + 'static, H: ModelHandler> Worker<'a, T, H> {
         match result {
             Ok(Ok(Ok(outputs))) if outputs.len() == group.items.len() => {
                 metrics.worked(took);
-                self.predicted = (self.predicted * 7 + took) / 8;
+                self.pace.record(group.items.len(), took, group.since.elapsed());
                 self.limit.went_well();
-                metrics.batch_limit.store(self.limit.now() as u64, Ordering::Relaxed);
+                metrics.batch_limit.store(self.most() as u64, Ordering::Relaxed);
                 self.pass_on(group.items, outputs)
             }
             Ok(Ok(Ok(outputs))) => {
@@ -331,7 +341,8 @@ impl<'a, T: Send + 'static, H: ModelHandler> Worker<'a, T, H> {
             }
             Ok(Ok(Err(needed))) if group.items.len() > 1 => {
                 tracing::debug!(stage = %metrics.name, needed, limit = parts.memory, "a batch is divided to fit");
-                self.push_halves(group.items, group.suspect);
+                let suspect = group.suspect;
+                self.push_halves(group, suspect);
                 Ok(())
             }
             Ok(Ok(Err(needed))) => {
@@ -350,10 +361,11 @@ impl<'a, T: Send + 'static, H: ModelHandler> Worker<'a, T, H> {
         let kind = error.kind();
         if kind == ErrorKind::OutOfMemory {
             self.limit.out_of_memory(size);
-            shared.metrics.batch_limit.store(self.limit.now() as u64, Ordering::Relaxed);
+            shared.metrics.batch_limit.store(self.most() as u64, Ordering::Relaxed);
             tracing::warn!(stage = %shared.metrics.name, size, limit = self.limit.now(), "a batch did not fit into memory");
             if size > 1 {
-                self.push_halves(group.items, group.suspect);
+                let suspect = group.suspect;
+                self.push_halves(group, suspect);
                 return Ok(());
             }
         }
@@ -373,7 +385,8 @@ impl<'a, T: Send + 'static, H: ModelHandler> Worker<'a, T, H> {
             }
         }
         if size > 1 {
-            self.push_halves(group.items, group.suspect);
+            let suspect = group.suspect;
+            self.push_halves(group, suspect);
             return Ok(());
         }
         let fault = Fault::from(error);
@@ -384,7 +397,7 @@ impl<'a, T: Send + 'static, H: ModelHandler> Worker<'a, T, H> {
         add(&self.parts.shared.metrics.panics, 1);
         if !group.suspect {
             // One example alone is tried once more, by the successor.
-            self.push_halves(group.items, true);
+            self.push_halves(group, true);
             return Err(Break::Crashed(fault));
         }
         // The incident is being looked into: a fresh model for the next try, no new incident.
@@ -392,7 +405,7 @@ impl<'a, T: Send + 'static, H: ModelHandler> Worker<'a, T, H> {
             tracing::error!(stage = %self.parts.shared.name(), %fault, "a model's destructor panicked");
         }
         if group.items.len() > 1 {
-            self.push_halves(group.items, true);
+            self.push_halves(group, true);
             return Ok(());
         }
         group.items.into_iter().try_for_each(|item| self.bury(item, fault.clone()))

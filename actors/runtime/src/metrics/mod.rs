@@ -38,7 +38,10 @@ pub(crate) struct StageMetrics {
     pub(crate) seconds: Log2Histogram,
     pub(crate) batch_size: Log2Histogram,
     pub(crate) releases: [AtomicU64; ReleaseReason::ALL.len()],
-    /// The effective maximum of the batch, after running out of memory; 0 where there is none.
+    /// What was in the batches, in what the model counts, and what it is with padding.
+    pub(crate) tokens: AtomicU64,
+    pub(crate) padded_tokens: AtomicU64,
+    /// The effective maximum of the batch, by memory and by sizing; 0 where there is none.
     pub(crate) batch_limit: AtomicU64,
     state: AtomicU8,
 }
@@ -62,6 +65,8 @@ impl StageMetrics {
             seconds: Log2Histogram::default(),
             batch_size: Log2Histogram::default(),
             releases: Default::default(),
+            tokens: AtomicU64::new(0),
+            padded_tokens: AtomicU64::new(0),
             batch_limit: AtomicU64::new(0),
             state: AtomicU8::new(StageState::Created as u8),
         }
@@ -86,7 +91,9 @@ impl StageMetrics {
         self.credit_wait_nanos.fetch_add(u64::try_from(wait.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
-    pub(crate) fn released(&self, reason: ReleaseReason, size: usize) {
+    pub(crate) fn released(&self, reason: ReleaseReason, size: usize, tokens: u64, padded: u64) {
+        add(&self.tokens, tokens);
+        add(&self.padded_tokens, padded);
         self.releases[reason as usize].fetch_add(1, Ordering::Relaxed);
         self.batch_size.record(size as u64);
     }

@@ -75,7 +75,11 @@ pub struct StageSnapshot {
     pub batch_size: HistogramSnapshot,
     /// Why batches were released.
     pub releases: Vec<(ReleaseReason, u64)>,
-    /// The largest batch that memory allows at present; 0 for a stage that does not batch.
+    /// What was in the batches, in what the model counts as length.
+    pub tokens: u64,
+    /// The same with what batching adds to make lengths equal.
+    pub padded_tokens: u64,
+    /// The largest batch that memory and sizing allow at present; 0 for a stage that has run no batch.
     pub batch_limit: u64,
 }
 
@@ -100,6 +104,8 @@ impl StageSnapshot {
             seconds: metrics.seconds.snapshot(),
             batch_size: metrics.batch_size.snapshot(),
             releases: ReleaseReason::ALL.into_iter().map(|r| (r, read(&metrics.releases[r as usize]))).collect(),
+            tokens: read(&metrics.tokens),
+            padded_tokens: read(&metrics.padded_tokens),
             batch_limit: read(&metrics.batch_limit),
         }
     }
