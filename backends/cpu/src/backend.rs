@@ -10,7 +10,7 @@ use std::{env, sync::Arc};
 /// The variable that clamps the instruction level, for tests and for bug reports.
 const LEVEL_VARIABLE: &str = "MILLSTREAM_LEVEL";
 
-/// The best level of this machine, or the one that `MILLSTREAM_LEVEL` names (`scalar`, `avx2`, `avx512`, `neon`,
+/// The best level of this machine, or the one that `MILLSTREAM_LEVEL` names (`scalar`, `avx2`, `avx512`, `amx`, `neon`,
 /// `simd128`). A name that is unknown or that this machine lacks is ignored: the best level never crashes.
 pub fn level() -> Level {
     env::var(LEVEL_VARIABLE).ok().and_then(|name| Level::named(&name)).unwrap_or_else(Level::detect)

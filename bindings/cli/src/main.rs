@@ -19,7 +19,7 @@ use std::process::ExitCode;
 
 /// Runs ONNX models, and pipelines of them.
 #[derive(Parser)]
-#[command(name = "millstream", version, about, after_help = "MILLSTREAM_LEVEL=scalar|avx2|avx512|neon|simd128 clamps the instructions that kernels use.")]
+#[command(name = "millstream", version, about, after_help = "MILLSTREAM_LEVEL=scalar|avx2|avx512|amx|neon|simd128 clamps the instructions that kernels use.")]
 struct Arguments {
     #[command(subcommand)]
     command: Command,

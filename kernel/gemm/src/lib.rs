@@ -47,6 +47,8 @@ mod planar;
 mod quantised;
 mod quantised_micro;
 mod quantised_rhs;
+#[cfg(target_arch = "x86_64")]
+mod quantised_tiles;
 mod rhs;
 mod transform;
 mod winograd;

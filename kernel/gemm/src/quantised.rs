@@ -12,7 +12,7 @@ use millstream_simd::{Level, Simd, dispatch};
 use millstream_tensor::tile::{MAX_TILES, TileMut, Tiles};
 
 use crate::error::{GemmError, agree, require, span};
-use crate::quantised_micro::{Call, Kernel, MR, Sums};
+use crate::quantised_micro::{Call, GROUP, Kernel, MR, Sums};
 use crate::quantised_rhs::NR;
 use crate::{Lhs, LhsElement, QuantisedRef};
 
@@ -177,7 +177,7 @@ impl QuantisedGemm {
         let each = panels.div_ceil(panels.div_ceil(each));
         let most_down = (MAX_TILES / panels.div_ceil(each).min(MAX_TILES)).max(1);
         let rows = m.div_ceil(m.div_ceil(rows).clamp(1, most_down)).max(1).next_multiple_of(kernel.rows);
-        let block_rows = (BLOCK / kernel.stride(k.div_ceil(4))).clamp(kernel.rows, rows.max(kernel.rows));
+        let block_rows = (BLOCK / kernel.stride(k)).clamp(kernel.rows, rows.max(kernel.rows));
         Self { level, m, k, n, rows, cols: each * NR, block_rows: block_rows / kernel.rows * kernel.rows }
     }
 
@@ -188,7 +188,7 @@ impl QuantisedGemm {
 
     /// Words of scratch that each running grain needs: packed rows of A, and the sum of each.
     pub fn scratch_len(&self) -> usize {
-        self.block_rows * (Kernel::of(self.level).stride(self.k.div_ceil(4)) / size_of::<i32>() + 1)
+        self.block_rows * (Kernel::of(self.level).stride(self.k) / size_of::<i32>() + 1)
     }
 
     /// The output cut into this job's grains. Row r of C begins at `r * row_stride`.
@@ -254,22 +254,30 @@ impl QuantisedGemm {
         scratch: &mut [i32],
     ) {
         let ((row0, col0), rows, cols) = (tile.origin(), tile.rows(), tile.cols());
-        let (kernel, words) = (Kernel::of(self.level), self.k.div_ceil(4));
+        let (kernel, words) = (Kernel::of(self.level), self.k.div_ceil(GROUP));
         let b_has_zeros = !zeros.b.is(b.shift);
-        // Rows of unsigned bytes that come in whole words are read where they are.
-        let in_place = match *a {
-            Lhs::Strided { data, row_stride, col_stride: 1 }
-                if T::SHIFT == 0 && kernel.element == 1 && self.k > 0 && self.k.is_multiple_of(4) && row_stride % CROWDED != 0 =>
-            {
-                Some((bytemuck::cast_slice::<T, u8>(data), row_stride))
-            }
-            _ => None,
-        };
-        let packed_stride = kernel.stride(words);
+        let packed_stride = kernel.stride(self.k);
+        let _ready = kernel.begin();
         let mut sums = Sums([[0; NR]; MR]);
         for block in (0..rows).step_by(self.block_rows) {
             let block_rows = self.block_rows.min(rows - block);
-            let (packed, rest) = scratch.split_at_mut(block_rows * packed_stride / size_of::<i32>());
+            // A kernel reads whole tiles: the rows past the last are whatever is there.
+            let tall_rows = block_rows.next_multiple_of(kernel.height);
+            // Rows of unsigned bytes that come in whole steps of k are read where they are.
+            let in_place = match *a {
+                Lhs::Strided { data, row_stride, col_stride: 1 }
+                    if T::SHIFT == 0
+                        && kernel.element == 1
+                        && self.k > 0
+                        && self.k.is_multiple_of(kernel.depth)
+                        && row_stride % CROWDED != 0
+                        && (row0 + block + tall_rows - 1) * row_stride + self.k <= data.len() =>
+                {
+                    Some((bytemuck::cast_slice::<T, u8>(data), row_stride))
+                }
+                _ => None,
+            };
+            let (packed, rest) = scratch.split_at_mut(tall_rows * packed_stride / size_of::<i32>());
             let row_sums = &mut rest[..block_rows];
             for i in 0..block_rows {
                 let row = row0 + block + i;
@@ -278,10 +286,10 @@ impl QuantisedGemm {
                     Some(_) => 0,
                     None => {
                         let words = &mut packed[i * packed_stride / size_of::<i32>()..][..packed_stride / size_of::<i32>()];
-                        let bytes = self.pack_row(s, a, row, T::from_i32(zeros.a.at(row)), kernel.element, words);
+                        let bytes = self.pack_row(s, a, row, T::from_i32(zeros.a.at(row)), kernel, words);
                         let sum = if b_has_zeros { sum_of(bytes) } else { 0 };
                         if kernel.element == 2 {
-                            widen(words, self.k.next_multiple_of(4));
+                            widen(words, kernel.padded(self.k));
                         }
                         sum
                     }
@@ -292,19 +300,21 @@ impl QuantisedGemm {
                 Some((data, stride)) => (data, stride, (row0 + block) * stride),
                 None => (bytemuck::cast_slice::<i32, u8>(packed), packed_stride, 0),
             };
-            // Heights differ by one at most.
+            // Heights differ by one step at most.
             let row_tiles = block_rows.div_ceil(kernel.rows);
-            let (base, taller) = (block_rows / row_tiles, block_rows % row_tiles);
+            let (base, taller) = (tall_rows / kernel.height / row_tiles, tall_rows / kernel.height % row_tiles);
             for (p, j) in (0..cols).step_by(NR).enumerate() {
-                let (width, panel) = (NR.min(cols - j), &b.panel(col0 / NR + p)[..words * NR]);
+                let (width, panel) = (NR.min(cols - j), &b.panel(col0 / NR + p)[..kernel.padded(self.k) / GROUP * NR]);
                 // Each tile of rows calls for its share of the next panel; past the last one there is nothing to read, but asking does no harm.
                 let later_step = (NR * size_of::<i32>()).div_ceil(row_tiles);
                 for t in 0..row_tiles {
-                    let (i, mr) = (t * base + t.min(taller), base + usize::from(t < taller));
-                    let a = &a_bytes[first + i * stride..][..(mr - 1) * stride + words * 4 * kernel.element];
-                    let later = panel.as_ptr().wrapping_add(panel.len()).wrapping_byte_add(t * words * later_step);
+                    let (i, tall) = ((t * base + t.min(taller)) * kernel.height, (base + usize::from(t < taller)) * kernel.height);
+                    let mr = tall.min(block_rows - i);
+                    let a = &a_bytes[first + i * stride..][..(tall - 1) * stride + kernel.padded(self.k) * kernel.element];
+                    let later = panel.as_ptr().wrapping_add(words * NR).wrapping_byte_add(t * words * later_step);
                     let call = Call { rows: mr, a: a.as_ptr(), stride, b: panel.as_ptr(), words, later, later_step };
-                    // SAFETY: A has mr <= kernel.rows rows of `words` groups, B as many groups of NR words.
+                    // SAFETY: A has `tall` <= kernel.rows rows, and B groups of NR words, up to the end of the kernel's last step of k; A is zero
+                    // past k where it is packed, and ends there with a step where it is read in place; `_ready` lives.
                     unsafe { (kernel.run)(&call, &mut sums) };
                     let sums = &mut sums.0[..mr];
                     for (r, sums) in sums.iter_mut().enumerate() {
@@ -325,12 +335,12 @@ impl QuantisedGemm {
         }
     }
 
-    /// Packs a row of A as unsigned bytes, zero to the end of the last word. Those that will be widened to `element` bytes stand behind
-    /// the place for as many.
+    /// Packs a row of A as unsigned bytes, zero to the end of the kernel's last step. Those that will be widened stand behind the place for
+    /// as many.
     #[inline(always)]
-    fn pack_row<'w, S: Simd, T: QuantisedElement>(&self, s: S, a: &Lhs<'_, T>, row: usize, pad: T, element: usize, words: &'w mut [i32]) -> &'w [u8] {
-        let padded = self.k.next_multiple_of(4);
-        let start = (element - 1) * padded;
+    fn pack_row<'w, S: Simd, T: QuantisedElement>(&self, s: S, a: &Lhs<'_, T>, row: usize, pad: T, kernel: Kernel, words: &'w mut [i32]) -> &'w [u8] {
+        let padded = kernel.padded(self.k);
+        let start = (kernel.element - 1) * padded;
         a.copy(s, row, 0, self.k, &mut T::cast(words)[start..start + self.k], self.k.max(1), pad);
         let bytes: &mut [u8] = &mut bytemuck::cast_slice_mut(words)[start..start + padded];
         bytes[self.k..].fill(0);

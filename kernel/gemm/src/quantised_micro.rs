@@ -4,18 +4,23 @@
 //! sums[r][j] = sum over i of A[r, 4 i .. 4 i + 4] . B[4 i .. 4 i + 4, j]
 //! ```
 //! A is unsigned and B signed. AVX-512 VNNI multiplies and adds four bytes of each lane in one instruction, straight from memory that holds
-//! bytes; AVX2 has no exact instruction for bytes, so A is packed as 16-bit elements and B widened as it is read; portable code does the rest.
+//! bytes; AMX multiplies tiles of bytes, see [`crate::quantised_tiles`]; AVX2 has no exact instruction for bytes, so A is packed as 16-bit elements and B widened as it is read; portable code does the rest.
 
 use millstream_simd::Level;
 #[cfg(target_arch = "x86_64")]
-use millstream_simd::{Avx2, Avx512Vnni};
+use millstream_simd::{Amx, Avx2, Avx512Vnni};
 
 #[cfg(target_arch = "x86_64")]
 use crate::micro::rows;
 use crate::quantised_rhs::NR;
+#[cfg(target_arch = "x86_64")]
+use crate::quantised_tiles::{self, Tiles};
+
+/// Elements of k in a word of B.
+pub(crate) const GROUP: usize = 4;
 
 /// Rows of the greatest tile of any level.
-pub(crate) const MR: usize = 14;
+pub(crate) const MR: usize = 32;
 
 /// The sums of a tile.
 #[repr(align(64))]
@@ -45,11 +50,33 @@ pub(crate) struct Kernel {
     pub(crate) rows: usize,
     /// Bytes of an element of A: 1, or 2 if it is widened.
     pub(crate) element: usize,
+    /// Rows that are read at a time: A is readable up to the next multiple.
+    pub(crate) height: usize,
+    /// Elements of k that are read at a time: A and B are readable up to the next multiple, and A is zero past k.
+    pub(crate) depth: usize,
     /// Writes `call.rows` rows of sums.
     ///
     /// # Safety
-    /// A and B are readable as [`Call`] says.
+    /// A and B are readable as [`Call`] says, up to the next multiples of `height` and `depth`. What [`Kernel::begin`] gave lives on this thread.
     pub(crate) run: unsafe fn(&Call, &mut Sums),
+    /// What makes this thread ready.
+    begin: fn() -> Ready,
+}
+
+/// A thread that is ready to run a kernel.
+pub(crate) struct Ready {
+    #[cfg(target_arch = "x86_64")]
+    _tiles: Option<Tiles>,
+}
+
+impl Ready {
+    /// Most kernels ask for nothing.
+    fn always() -> Self {
+        Self {
+            #[cfg(target_arch = "x86_64")]
+            _tiles: None,
+        }
+    }
 }
 
 impl Kernel {
@@ -57,17 +84,34 @@ impl Kernel {
     pub(crate) fn of(level: Level) -> Kernel {
         #[cfg(target_arch = "x86_64")]
         match level {
-            Level::Avx512(_) if Avx512Vnni::detect().is_some() => return Kernel { rows: 14, element: 1, run: vnni::run },
-            Level::Avx512(_) | Level::Avx2(_) if Avx2::detect().is_some() => return Kernel { rows: 6, element: 2, run: avx2::run },
+            Level::Amx(_) => {
+                let (rows, height, depth) = (2 * quantised_tiles::ROWS, quantised_tiles::ROWS, quantised_tiles::DEPTH);
+                let begin = || Ready { _tiles: Amx::detect().map(Tiles::configure) };
+                return Kernel { rows, element: 1, height, depth, run: quantised_tiles::run, begin };
+            }
+            Level::Avx512(_) if Avx512Vnni::detect().is_some() => return Kernel { rows: 14, run: vnni::run, ..Self::PORTABLE },
+            Level::Avx512(_) | Level::Avx2(_) if Avx2::detect().is_some() => return Kernel { rows: 6, element: 2, run: avx2::run, ..Self::PORTABLE },
             _ => {}
         }
         let _ = level;
-        Kernel { rows: 8, element: 1, run: portable }
+        Self::PORTABLE
+    }
+
+    const PORTABLE: Kernel = Kernel { rows: 8, element: 1, height: 1, depth: GROUP, run: portable, begin: Ready::always };
+
+    /// Makes this thread ready to run the kernel, until the result is dropped.
+    pub(crate) fn begin(self) -> Ready {
+        (self.begin)()
+    }
+
+    /// Elements of a row of packed A, for `k` that count.
+    pub(crate) fn padded(self, k: usize) -> usize {
+        k.next_multiple_of(self.depth)
     }
 
     /// Bytes from a row of packed A to the next: an odd number of cache lines, so that rows spread over the sets of the cache.
-    pub(crate) fn stride(self, words: usize) -> usize {
-        (words * 4 * self.element).next_multiple_of(128) + 64
+    pub(crate) fn stride(self, k: usize) -> usize {
+        (self.padded(k) * self.element).next_multiple_of(128) + 64
     }
 }
 

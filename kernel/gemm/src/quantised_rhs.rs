@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! word[(p * ceil(k / 4) + i) * 32 + j] = the bytes B[4 i .. 4 i + 4, 32 p + j], zero past k and n
-//! after the panels: sum over i of B[i, j] for each column
+//! after the panels: what a kernel may read past the last of them; at the end: sum over i of B[i, j] for each column
 //! ```
 //! Bytes are signed: an unsigned B is stored less 128, which its zero point makes up for. One form for all levels.
 
@@ -16,7 +16,16 @@ pub const NR: usize = 32;
 /// i32 words that a packed k × n matrix takes.
 pub fn quantised_packed_len(k: usize, n: usize) -> usize {
     let columns = n.div_ceil(NR).saturating_mul(NR);
-    columns.saturating_mul(k.div_ceil(4)).saturating_add(columns)
+    let groups = k.div_ceil(4);
+    columns.saturating_mul(groups).saturating_add(slack(groups)).saturating_add(columns)
+}
+
+/// Groups that a kernel reads at a time, at most.
+const GROUPS: usize = 16;
+
+/// Words from the end of `groups` groups to the next multiple of [`GROUPS`].
+fn slack(groups: usize) -> usize {
+    (groups.div_ceil(GROUPS) * GROUPS - groups) * NR
 }
 
 /// A packed matrix in somebody's memory.
@@ -51,6 +60,7 @@ impl<'a> QuantisedRef<'a> {
         sums.fill(0);
         panels.fill(0);
         let depth = k.div_ceil(4);
+        let panels = &mut panels[..columns * depth];
         for (p, (panel, sums)) in panels.chunks_exact_mut((depth * NR).max(1)).zip(sums.chunks_exact_mut(NR)).enumerate() {
             for j in 0..NR.min(n - p * NR) {
                 let mut sum = 0;
@@ -65,10 +75,10 @@ impl<'a> QuantisedRef<'a> {
         Ok(Self { words, k, n, shift })
     }
 
-    /// The words of panel `p`, `ceil(k / 4)` groups of [`NR`].
+    /// The words of panel `p`, `ceil(k / 4)` groups of [`NR`], and others up to the next multiple of [`GROUPS`] groups.
     pub(crate) fn panel(&self, p: usize) -> &'a [i32] {
-        let len = self.k.div_ceil(4) * NR;
-        &self.words[p * len..][..len]
+        let groups = self.k.div_ceil(4);
+        &self.words[p * groups * NR..][..groups * NR + slack(groups)]
     }
 
     /// The sum of each column, padded to whole panels.

@@ -54,7 +54,7 @@ proptest! {
 /// More rows than a grain has, and so deep that a grain packs them in several blocks.
 #[test]
 fn grains_and_blocks_of_rows_make_one_product() {
-    for (m, k, n) in [(150, 37, 40), (75, 6001, 5)] {
+    for (m, k, n) in [(150, 37, 40), (75, 6001, 5), (150, 128, 40), (49, 64, 33), (32, 192, 64)] {
         let (a, b) = (bytes(m * k, 3), bytes(k * n, 4));
         let packed = PackedQuantised::from_u8(&b, n, 1, k, n).unwrap();
         let zeros = ZeroPoints { a: ZeroPoint::All(9), b: ZeroPoint::All(200) };

@@ -4,7 +4,7 @@ use core::fmt;
 
 use crate::Scalar;
 #[cfg(target_arch = "x86_64")]
-use crate::{Avx2, Avx512};
+use crate::{Amx, Avx2, Avx512};
 
 /// An instruction set that this machine has. Ordered from the narrowest to the widest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -18,6 +18,9 @@ pub enum Level {
     /// AVX-512 F, BW, DQ and VL, and everything of [`Level::Avx2`].
     #[cfg(target_arch = "x86_64")]
     Avx512(Avx512),
+    /// Tiles of bytes, for integer products, and everything of [`Level::Avx512`] with VNNI. Results are those of AVX-512.
+    #[cfg(target_arch = "x86_64")]
+    Amx(Amx),
 }
 
 impl Level {
@@ -25,6 +28,9 @@ impl Level {
     pub fn detect() -> Self {
         #[cfg(target_arch = "x86_64")]
         {
+            if let Some(s) = Amx::detect() {
+                return Self::Amx(s);
+            }
             if let Some(s) = Avx512::detect() {
                 return Self::Avx512(s);
             }
@@ -40,7 +46,7 @@ impl Level {
         Self::Scalar(Scalar::new())
     }
 
-    /// The level called `name` (`scalar`, `avx2`, `avx512`, `neon`, `simd128`), if this machine has it.
+    /// The level called `name` (`scalar`, `avx2`, `avx512`, `amx`, `neon`, `simd128`), if this machine has it.
     pub fn named(name: &str) -> Option<Self> {
         Self::available().find(|l| l.name() == name)
     }
@@ -48,10 +54,20 @@ impl Level {
     /// Every level of this machine, from the narrowest to the widest.
     pub fn available() -> impl Iterator<Item = Self> {
         #[cfg(target_arch = "x86_64")]
-        let wider = [Avx2::detect().map(Self::Avx2), Avx512::detect().map(Self::Avx512)];
+        let wider = [Avx2::detect().map(Self::Avx2), Avx512::detect().map(Self::Avx512), Amx::detect().map(Self::Amx)];
         #[cfg(not(target_arch = "x86_64"))]
         let wider: [Option<Self>; 0] = [];
         core::iter::once(Self::scalar()).chain(wider.into_iter().flatten())
+    }
+
+    /// The level whose vectors this one uses: itself, but for levels that only add something to another.
+    #[inline]
+    pub const fn vectors(self) -> Self {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Self::Amx(s) => Self::Avx512(s.base().base()),
+            _ => self,
+        }
     }
 
     /// The name that [`Level::named`] takes.
@@ -62,6 +78,8 @@ impl Level {
             Self::Avx2(_) => "avx2",
             #[cfg(target_arch = "x86_64")]
             Self::Avx512(_) => "avx512",
+            #[cfg(target_arch = "x86_64")]
+            Self::Amx(_) => "amx",
         }
     }
 }
@@ -106,7 +124,7 @@ mod tests {
     fn dispatch_hands_out_the_token_of_its_level() {
         use crate::{Simd, dispatch};
         for level in Level::available() {
-            assert_eq!(dispatch!(level, s => s.level()), level);
+            assert_eq!(dispatch!(level, s => s.level()), level.vectors());
         }
     }
 }

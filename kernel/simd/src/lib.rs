@@ -44,7 +44,7 @@ mod vector_tests;
 
 pub use arch::scalar::Scalar;
 #[cfg(target_arch = "x86_64")]
-pub use arch::x86_64::{Avx2, Avx512, Avx512Vnni};
+pub use arch::x86_64::{Amx, Avx2, Avx512, Avx512Vnni};
 pub use level::Level;
 pub use vector::{Simd, SimdF32, SimdI32, SimdMask};
 
@@ -65,7 +65,7 @@ pub mod types {
 #[macro_export]
 macro_rules! dispatch {
     ($level:expr, $s:ident => $body:expr) => {
-        match $level {
+        match $crate::Level::vectors($level) {
             #[cfg(target_arch = "x86_64")]
             $crate::Level::Avx512($s) => $crate::Simd::vectorize(
                 $s,

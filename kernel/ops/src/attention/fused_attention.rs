@@ -158,7 +158,7 @@ impl Op for FusedAttention {
     }
 
     fn kernel(&self, cx: &StepCx<'_>) -> String {
-        alloc::format!("attention-rows-{}", cx.level)
+        alloc::format!("attention-rows-{}", cx.level.vectors())
     }
 }
 

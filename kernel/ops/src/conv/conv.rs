@@ -213,7 +213,7 @@ impl Op for Conv {
 
     fn kernel(&self, cx: &StepCx<'_>) -> String {
         let Ok(step) = fast::Step::of(self, cx) else { return String::from("conv-direct") };
-        alloc::format!("{}-{}{}", step.name(), cx.level, suffix(self.activation, self.residual))
+        alloc::format!("{}-{}{}", step.name(), cx.level.vectors(), suffix(self.activation, self.residual))
     }
 }
 

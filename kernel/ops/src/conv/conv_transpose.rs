@@ -239,7 +239,7 @@ impl Op for ConvTranspose {
         match gather::Step::of(self, cx) {
             Ok(step) => {
                 let kind = if step.is_disjoint() { "lines" } else { "gemm" };
-                alloc::format!("conv-transpose-{kind}-{}{}", cx.level, suffix(self.activation, false))
+                alloc::format!("conv-transpose-{kind}-{}{}", cx.level.vectors(), suffix(self.activation, false))
             }
             Err(_) => String::from("conv-transpose-direct"),
         }

@@ -235,7 +235,7 @@ impl Op for Gemm {
     fn kernel(&self, cx: &StepCx<'_>) -> String {
         match (cx.inputs.first(), self.step(cx)) {
             (Some(Some(a)), Ok(stack)) if a.dtype == DType::F32 => {
-                alloc::format!("{}-{}{}", stack.name(), cx.level, super::activation::suffix(self.activation, false))
+                alloc::format!("{}-{}{}", stack.name(), cx.level.vectors(), super::activation::suffix(self.activation, false))
             }
             _ => String::from("gemm-direct"),
         }

@@ -282,7 +282,7 @@ impl Op for MatMul {
         match (cx.inputs.first(), self.step(cx)) {
             (Some(Some(a)), Ok(stack)) if a.dtype == DType::F32 => {
                 let packed = if cx.is_packed(1) { "" } else { "-packing" };
-                alloc::format!("{}{packed}-{}{}", stack.name(), cx.level, suffix(self.activation, self.residual))
+                alloc::format!("{}{packed}-{}{}", stack.name(), cx.level.vectors(), suffix(self.activation, self.residual))
             }
             _ => String::from("matmul-direct"),
         }

@@ -73,7 +73,7 @@ pub(crate) fn pool_cost(cx: &StepCx<'_>, kernel: &[usize]) -> Cost {
 pub(crate) fn pool_kernel(cx: &StepCx<'_>) -> String {
     match cx.inputs.first() {
         Some(Some(x)) if matches!(x.dtype, DType::F32 | DType::U8 | DType::I8) && cx.outputs.len() == 1 && is_channels_last(&x.layout) => {
-            alloc::format!("pool-nhwc-{}", cx.level)
+            alloc::format!("pool-nhwc-{}", cx.level.vectors())
         }
         _ => String::from("pool-planes"),
     }

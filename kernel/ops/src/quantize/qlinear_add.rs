@@ -82,7 +82,7 @@ impl Op for QLinearAdd {
     }
 
     fn kernel(&self, cx: &StepCx<'_>) -> String {
-        alloc::format!("elementwise-bytes-{}", cx.level)
+        alloc::format!("elementwise-bytes-{}", cx.level.vectors())
     }
 }
 

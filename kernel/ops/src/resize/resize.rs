@@ -414,7 +414,7 @@ impl Op for Resize {
             Mode::Linear => "linear",
             Mode::Cubic(_) => "cubic",
         };
-        alloc::format!("resize-{mode}-{}", cx.level)
+        alloc::format!("resize-{mode}-{}", cx.level.vectors())
     }
 }
 
