@@ -8,8 +8,8 @@ use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use criterion::{Criterion, Throughput, criterion_group};
+use millstream::cpu::{Level, flops_once};
 use millstream_gemm::{Epilogue, Gemm, Lhs, PackedB, Rhs};
-use millstream_simd::{Level, Simd, SimdF32, dispatch};
 
 /// M × K × N.
 const SHAPES: [(usize, usize, usize); 12] = [
@@ -68,20 +68,6 @@ impl Case {
     }
 }
 
-/// Multiply-adds in registers only: the roof.
-#[inline(always)]
-fn roof<S: Simd>(s: S, rounds: usize) -> f64 {
-    let (x, y) = (S::F32::splat(s, black_box(0.999)), S::F32::splat(s, black_box(0.001)));
-    let mut acc = [S::F32::splat(s, 1.0); 12];
-    for _ in 0..rounds {
-        for a in &mut acc {
-            *a = a.mul_add(x, y);
-        }
-    }
-    black_box(acc.map(|a| a.reduce_add()));
-    (2 * 12 * rounds * S::F32::LANES) as f64
-}
-
 fn seconds(f: impl FnOnce()) -> f64 {
     let start = Instant::now();
     f();
@@ -101,7 +87,7 @@ fn by_turns(level: Level, case: &mut Case) -> [f64; 3] {
         rates[0].push(flops / seconds(|| (0..repeat).for_each(|_| case.ours())));
         rates[1].push(flops / seconds(|| (0..repeat).for_each(|_| case.theirs())));
         let mut work = 0.0;
-        let time = seconds(|| work = dispatch!(level, s => roof(s, 20_000)));
+        let time = seconds(|| work = flops_once(level, 20_000));
         rates[2].push(work / time);
     }
     rates.map(|r| r.into_iter().fold(0.0, f64::max) / 1e9)

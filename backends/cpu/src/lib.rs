@@ -4,15 +4,17 @@
 //! - [`CpuBackend`] lowers graphs for a [`Level`] and a pool.
 //! - [`level`] reads `MILLSTREAM_LEVEL`, the one environment variable of this crate.
 //! - [`MappedFile`] maps weights, [`Files`] opens what a model refers to in its folder.
-//! - [`StdClock`] times steps.
+//! - [`StdClock`] times steps, [`Peaks`] is what the machine can do at most.
 
 mod backend;
 mod clock;
 mod files;
+mod peaks;
 mod pool;
 
 pub use backend::{CpuBackend, level};
 pub use clock::StdClock;
 pub use files::{FileError, Files, MappedFile};
 pub use millstream_simd::Level;
+pub use peaks::{Peaks, flops_once};
 pub use pool::Pool;

@@ -115,7 +115,7 @@ fn peak_rss_mb() -> f64 {
 fn main() -> ExitCode {
     let arguments: Vec<String> = env::args().skip(1).collect();
     let done = match &arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-        ["peaks", seconds] => seconds.parse().map_err(Into::into).map(peaks::print),
+        ["peaks", seconds] => seconds.parse().map_err(Into::into).map(|seconds: f64| peaks::print(Duration::from_secs_f64(seconds.clamp(0.0, 60.0)))),
         [engine, folder, threads, rest @ ..] => {
             threads.parse().map_err(Into::into).and_then(|threads| serve(engine, Path::new(folder), threads, rest == ["spin"]))
         }

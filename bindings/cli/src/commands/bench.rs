@@ -3,7 +3,8 @@
 use super::profile::Profile;
 use crate::{arrays, failure::Failure, memory, output};
 use millstream::{
-    DType, Model, Session, Tensor, Value, cpu,
+    DType, Model, Session, Tensor, Value,
+    cpu::{self, Peaks},
     kernel::engine::{Port, Request, Workspace},
 };
 use serde_json::{Value as Json, json};
@@ -29,10 +30,10 @@ pub(crate) struct Arguments {
     /// How long to run after warming up.
     #[arg(long, value_name = "S", default_value_t = 3.0)]
     seconds: f64,
-    /// Print the time of each kind of kernel.
+    /// Print the time of each kind of kernel, its rates, and what share of the machine's peaks they are.
     #[arg(long, conflicts_with = "json")]
     profile: bool,
-    /// Print the time of each step.
+    /// The same for each step.
     #[arg(long, conflicts_with = "json")]
     steps: bool,
     /// Write the steps' times as trace events, for chrome://tracing or Perfetto.
@@ -42,6 +43,9 @@ pub(crate) struct Arguments {
     #[arg(long)]
     json: bool,
 }
+
+/// How long each of the machine's peaks is measured.
+const PEAK_TIME: Duration = Duration::from_millis(200);
 
 /// A value by the name that a manifest gives it.
 type Named = (String, Tensor);
@@ -77,7 +81,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
         println!("{}", output::table(&["figure", "value"], fields.iter().map(|(k, v)| vec![k.clone(), shown(v)]), true));
     }
     if arguments.profile || arguments.steps || arguments.trace.is_some() {
-        let profile = Profile::of(&model, &values, &mut workspace)?;
+        let peaks = Peaks::measure(cpu::level(), threads, PEAK_TIME);
+        let profile = Profile::of(&model, &values, &mut workspace, peaks)?;
         if arguments.profile {
             profile.print_kinds();
         }

@@ -3,7 +3,7 @@
 use crate::{failure::Failure, output};
 use millstream::{
     Model, Value,
-    cpu::StdClock,
+    cpu::{Peaks, StdClock},
     kernel::{
         engine::{Clock, Profiler, Request, StepRecord, Workspace},
         graph::Cost,
@@ -53,11 +53,17 @@ impl Profiler for Steps {
 }
 
 /// The steps of a model's plan for some inputs, with their times.
-pub(crate) struct Profile(Vec<Step>);
+pub(crate) struct Profile {
+    steps: Vec<Step>,
+    peaks: Peaks,
+}
+
+/// The columns of [`Profile::rates`].
+const RATES: [&str; 5] = ["ms", "GFLOP/s", "% peak", "GB/s", "% peak"];
 
 impl Profile {
     /// Runs the model until the times of its steps are known well.
-    pub(crate) fn of(model: &Model, inputs: &[Value], workspace: &mut Workspace) -> Result<Profile, Failure> {
+    pub(crate) fn of(model: &Model, inputs: &[Value], workspace: &mut Workspace, peaks: Peaks) -> Result<Profile, Failure> {
         let mut steps = Steps::default();
         let begun = steps.clock.now();
         for _ in 0..RUNS {
@@ -67,13 +73,13 @@ impl Profile {
                 break;
             }
         }
-        Ok(Profile(steps.steps.into_values().collect()))
+        Ok(Profile { steps: steps.steps.into_values().collect(), peaks })
     }
 
     /// Prints time and rates of each kind of kernel, the longest first.
     pub(crate) fn print_kinds(&self) {
         let mut kinds: BTreeMap<(&str, &str), (usize, Duration, Cost)> = BTreeMap::new();
-        for step in &self.0 {
+        for step in &self.steps {
             let (steps, time, cost) = kinds.entry((&step.op, &step.kernel)).or_insert((0, Duration::ZERO, Cost { flops: 0.0, bytes: 0.0 }));
             *steps += 1;
             *time += step.median();
@@ -81,14 +87,14 @@ impl Profile {
         }
         let mut rows: Vec<_> = kinds.into_iter().collect();
         rows.sort_by_key(|(_, (_, time, _))| std::cmp::Reverse(*time));
-        let row = |((op, kernel), (steps, time, cost))| [vec![format!("{op} {kernel}"), format!("{steps}")], rates(time, cost)].concat();
-        println!("{}", output::table(&["kernel", "steps", "ms", "GFLOP/s", "GB/s"], rows.into_iter().map(row), true));
+        let row = |((op, kernel), (steps, time, cost))| [vec![format!("{op} {kernel}"), format!("{steps}")], self.rates(time, cost)].concat();
+        println!("{}", output::table(&[&["kernel", "steps"], &RATES[..]].concat(), rows.into_iter().map(row), true));
     }
 
     /// Prints time and rates of each step in the order of execution.
     pub(crate) fn print_steps(&self) {
-        let row = |s: &Step| [vec![format!("{} {} {}", s.path, s.op, s.kernel)], rates(s.median(), s.cost)].concat();
-        println!("{}", output::table(&["step", "ms", "GFLOP/s", "GB/s"], self.0.iter().map(row), true));
+        let row = |s: &Step| [vec![format!("{} {} {}", s.path, s.op, s.kernel)], self.rates(s.median(), s.cost)].concat();
+        println!("{}", output::table(&[&["step"], &RATES[..]].concat(), self.steps.iter().map(row), true));
     }
 
     /// Writes the steps, one behind the other, as trace events that Chrome (`chrome://tracing`) and Perfetto show.
@@ -101,14 +107,16 @@ impl Profile {
             at += micros;
             event
         };
-        let events: Vec<Json> = self.0.iter().map(event).collect();
+        let events: Vec<Json> = self.steps.iter().map(event).collect();
         let trace = json!({ "traceEvents": events, "displayTimeUnit": "ms" });
         fs::write(path, trace.to_string()).map_err(Failure::io(path))
     }
-}
 
-/// Milliseconds, and operations and bytes a second in billions.
-fn rates(time: Duration, cost: Cost) -> Vec<String> {
-    let s = time.as_secs_f64().max(1e-9);
-    vec![format!("{:.3}", s * 1e3), format!("{:.1}", cost.flops / s / 1e9), format!("{:.1}", cost.bytes / s / 1e9)]
+    /// Milliseconds, operations a second in billions and as a share of the machine's for f32, and the same of bytes. What lies in caches, or
+    /// runs on bytes, may exceed the peak.
+    fn rates(&self, time: Duration, cost: Cost) -> Vec<String> {
+        let s = time.as_secs_f64().max(1e-9);
+        let rate = |amount: f64, peak: f64| [format!("{:.1}", amount / s / 1e9), format!("{:.0}", 100.0 * amount / s / peak)];
+        [vec![format!("{:.3}", s * 1e3)], rate(cost.flops, self.peaks.flops).into(), rate(cost.bytes, self.peaks.bytes).into()].concat()
+    }
 }
