@@ -5,6 +5,8 @@
 //! convolution channels-last, which is how they lie between the convolutions of a whole model.
 #![forbid(unsafe_code)]
 
+pub mod stored;
+
 use std::time::Duration;
 
 use criterion::{BenchmarkGroup, Throughput, measurement::WallTime};
@@ -70,6 +72,13 @@ impl Sketch {
     }
 }
 
+/// The model of a graph, with what runs give it.
+pub fn sketch(sketch: impl FnOnce(&mut Sketch) -> ValueId) -> (Model, Vec<Value>) {
+    let mut graph = Sketch::new();
+    let output = sketch(&mut graph);
+    graph.finish(output)
+}
+
 /// What a rate counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Work {
@@ -103,10 +112,8 @@ impl Profiler for Steps {
 }
 
 /// Benchmarks a graph. Its output has a buffer of its own from the start, so that no run waits for the allocator.
-pub fn measure(group: &mut BenchmarkGroup<'_, WallTime>, name: &str, work: Work, sketch: impl FnOnce(&mut Sketch) -> ValueId) {
-    let mut graph = Sketch::new();
-    let output = sketch(&mut graph);
-    let (model, inputs) = graph.finish(output);
+pub fn measure(group: &mut BenchmarkGroup<'_, WallTime>, name: &str, work: Work, graph: impl FnOnce(&mut Sketch) -> ValueId) {
+    let (model, inputs) = sketch(graph);
     let mut buffer = model.run_values(&inputs).and_then(|y| y.first().cloned()).unwrap_or_else(|e| panic!("{name}: {e}"));
     let mut run = || {
         let mut steps = Steps::default();
