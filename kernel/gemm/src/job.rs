@@ -4,7 +4,7 @@
 //! grain = tile of C, about GRAIN_WORK multiply-adds
 //! for rows in the grain, MC at a time:
 //!   for k-blocks of at most KC, all but the last leave partial sums in C:
-//!     copy the block of A, unless it lies well   (L2: MC × KC)
+//!     pack the block of A: its columns, if they are used often; its rows, unless they lie well   (L2: MC × KC)
 //!     for panels of B:                           (L1: KC × NR)
 //!       for tiles of at most MR rows, of equal height:  microkernel
 //!     (these two loops the other way round where the block of B is small)
@@ -18,17 +18,22 @@ use millstream_simd::{Level, dispatch};
 use millstream_tensor::tile::{MAX_TILES, TileMut, Tiles};
 
 use crate::error::{GemmError, agree, require};
-use crate::micro::{A_STRIDE, Call, Finish, KC, Later, Tile};
+use crate::micro::{A_STRIDE, Call, Finish, KC, Later, Tile, Transposed};
 use crate::{Epilogue, Lhs, PackedRef};
 
 /// Multiply-adds that a grain aims at: some 25 µs of one core.
 const GRAIN_WORK: usize = 2 << 20;
 /// Tiles of rows whose A is packed at once; their block is well inside an L2 cache.
 const MC_TILES: usize = 8;
-/// Panels that a grain has at least (if there are so many), for the copy of A to pay.
-const MIN_PANELS: usize = 4;
+/// Panels that a grain has at least (if there are so many), for the packing of A to pay.
+const MIN_PANELS: usize = 6;
+/// Columns of C, and rows, for which packing columns of A pays.
+const MANY_COLUMNS: usize = 128;
+const MANY_ROWS: usize = 8;
 /// Elements of a block of B that stays near (a fraction of an L2 cache) while all rows pass over it.
 const NEAR: usize = 32 << 10;
+/// Rows of the tallest tile of any level.
+const MC_ROWS: usize = 14;
 /// A stride of A whose multiples put its rows into two sets of the first cache at the most.
 const CROWDED: usize = 512;
 /// Floats to the next boundary of a cache line, at most.
@@ -82,7 +87,8 @@ impl Gemm {
 
     /// Elements of scratch that each running grain needs.
     pub fn scratch_len(&self) -> usize {
-        self.block_rows * A_STRIDE + ALIGN_SLACK
+        // One tile more: rows that lie anywhere are gathered there before their columns are packed.
+        (self.block_rows + MC_ROWS) * A_STRIDE + ALIGN_SLACK
     }
 
     /// The output cut into this job's grains. Row r of C begins at `r * row_stride`.
@@ -164,17 +170,20 @@ impl Gemm {
         for block in (0..rows).step_by(self.block_rows) {
             let block_rows = self.block_rows.min(rows - block);
             let row_tiles = block_rows.div_ceil(S::MR);
-            let packed = &mut scratch[..block_rows * A_STRIDE];
+            let (packed, gathered) = scratch.split_at_mut(block_rows * A_STRIDE);
             let mut k0 = 0;
             loop {
                 let kc = kc_most.min(self.k - k0);
                 let (first, last) = (k0 == 0, k0 + kc == self.k);
+                let columns = S::TRANSPOSED.filter(|_| cols >= MANY_COLUMNS && block_rows >= MANY_ROWS && kc > 0);
                 // Rows that don't crowd into a few sets of the cache are read in place; rows of no depth need not be there at all.
                 let rows = match *a {
-                    Lhs::Strided { data, row_stride, col_stride: 1 } if kc > 0 && row_stride % CROWDED != 0 => Some((data, row_stride)),
+                    Lhs::Strided { data, row_stride, col_stride: 1 } if columns.is_none() && kc > 0 && row_stride % CROWDED != 0 => Some((data, row_stride)),
                     _ => None,
                 };
-                if rows.is_none() {
+                if let Some(columns) = columns {
+                    pack_columns(s, columns, a, (row0 + block, block_rows), (k0, kc), packed, gathered);
+                } else if rows.is_none() {
                     a.copy(s, row0 + block, k0, kc, packed, A_STRIDE, 0.0);
                 }
                 // Whichever block is small stays in the L1 cache, or both are near enough and C is written along its rows.
@@ -183,9 +192,7 @@ impl Gemm {
                 let later_step = if along_rows { 0 } else { (S::NR * size_of::<f32>()).div_ceil(row_tiles) };
                 for step in 0..row_tiles * panels {
                     let (t, p) = if along_rows { (step / panels, step % panels) } else { (step % row_tiles, step / row_tiles) };
-                    // Heights differ by one at most.
-                    let (base, taller) = (block_rows / row_tiles, block_rows % row_tiles);
-                    let (i, mr) = (t * base + t.min(taller), base + usize::from(t < taller));
+                    let (i, mr) = row_tile::<S>(block_rows, t);
                     let j = p * S::NR;
                     let width = S::NR.min(cols - j);
                     let panel = b.panel(col0 / S::NR + p)[k0 * S::NR..][..kc * S::NR].as_ptr();
@@ -212,8 +219,9 @@ impl Gemm {
                         row: row0 + block + i,
                         col: col0 + j,
                     };
-                    let kernel = S::KERNELS[mr - 1][width.div_ceil(S::NR / S::NV) - 1];
-                    // SAFETY: A has mr rows of kc <= KC elements, the block of B kc groups of NR; the tile is ours, and its elements here
+                    let kernels = columns.map_or(S::KERNELS, |columns| columns.kernels);
+                    let kernel = kernels[mr - 1][width.div_ceil(S::NR / S::NV) - 1];
+                    // SAFETY: A has mr rows of kc <= KC elements, or as many columns of mr, the block of B kc groups of NR; the tile is ours, and its elements here
                     // were written by the first block of k unless this is the first; `run_grain` checked the epilogue against m and n.
                     unsafe { kernel(s, &call) };
                     if last && epilogue.activation.clamp().is_none() {
@@ -230,6 +238,41 @@ impl Gemm {
                 }
             }
         }
+    }
+}
+
+/// Where row tile `t` of `rows` rows begins, and how many it has. Heights differ by one at most.
+#[inline(always)]
+fn row_tile<S: Tile>(rows: usize, t: usize) -> (usize, usize) {
+    let tiles = rows.div_ceil(S::MR);
+    let (base, taller) = (rows / tiles, rows % tiles);
+    (t * base + t.min(taller), base + usize::from(t < taller))
+}
+
+/// Packs the columns of each row tile of a block of A to where its rows would lie.
+#[inline(always)]
+fn pack_columns<S: Tile>(
+    s: S,
+    columns: Transposed<S>,
+    a: &Lhs<'_>,
+    (row, rows): (usize, usize),
+    (k0, kc): (usize, usize),
+    packed: &mut [f32],
+    gathered: &mut [f32],
+) {
+    for t in 0..rows.div_ceil(S::MR) {
+        let (i, mr) = row_tile::<S>(rows, t);
+        let (src, stride) = match *a {
+            Lhs::Strided { data, row_stride, col_stride: 1 } => (&data[(row + i) * row_stride + k0..][..(mr - 1) * row_stride + kc], row_stride),
+            _ => {
+                let gathered = &mut gathered[..mr * A_STRIDE];
+                a.copy(s, row + i, k0, kc, gathered, A_STRIDE, 0.0);
+                (&*gathered, A_STRIDE)
+            }
+        };
+        let dst = &mut packed[i * A_STRIDE..][..mr * A_STRIDE];
+        // SAFETY: `src` has mr rows of kc, `stride` apart; kc <= KC, so that `dst` has 16 elements more than mr * kc for each of its rows.
+        unsafe { (columns.pack)(s, src.as_ptr(), stride, mr, kc, dst.as_mut_ptr()) }
     }
 }
 

@@ -8,11 +8,14 @@
 //! C = last ? epilogue(acc) : acc
 //! ```
 //! Rows of A lie any stride apart, so that A needs no transposition while packing, or no packing at all; packed rows lie [`A_STRIDE`] apart, so
-//! that no two of them are in one set of the L1 cache. One body serves all levels; the tile that fills a level's register file is its [`Tile`]
+//! that no two of them are in one set of the L1 cache. AVX-512 can multiply by an element straight from memory, but not at an address of two
+//! registers; where A is used often enough to pay for a transposition, its columns are packed ([`Transposed`]), and a step of k takes a
+//! third fewer instructions. That is what a core's other hardware thread leaves too few of. One body serves all levels; the tile that fills a level's register file is its [`Tile`]
 //! constants. Tiles of fewer rows and vectors are instances of the same body, hence the same chain for each element.
 
 #[cfg(target_arch = "x86_64")]
 use millstream_simd::{Avx2, Avx512};
+
 use millstream_simd::{Scalar, Simd, SimdF32};
 
 /// The longest stretch of k that one call runs.
@@ -34,7 +37,7 @@ pub(crate) struct Later {
 
 /// One call of a microkernel.
 pub(crate) struct Call<'f> {
-    /// A: MR rows of `kc` elements.
+    /// A: MR rows of `kc` elements; or, for the kernels of [`Transposed`], `kc` columns of MR elements.
     pub(crate) a: *const f32,
     /// Elements from a row of A to the next.
     pub(crate) a_stride: usize,
@@ -89,26 +92,51 @@ pub(crate) trait Tile: Simd {
     const NR: usize;
     /// `KERNELS[rows - 1][vectors - 1]`.
     const KERNELS: &'static [&'static [Kernel<Self>]];
+    /// What the level gains from packed columns of A, if anything.
+    const TRANSPOSED: Option<Transposed<Self>>;
+}
+
+/// Kernels for packed columns of A.
+#[derive(Clone, Copy)]
+pub(crate) struct Transposed<S: 'static> {
+    /// As [`Tile::KERNELS`], for A in columns of as many elements as the tile has rows, and one run.
+    pub(crate) kernels: &'static [&'static [Kernel<S>]],
+    /// Writes the columns of a matrix of `rows` (at most `Tile::MR`) by `kc` elements, whose rows begin `stride` apart in `src`.
+    ///
+    /// # Safety
+    /// `src` is readable for such rows, and `dst` writable for `rows * kc + 16` elements.
+    pub(crate) pack: unsafe fn(S, src: *const f32, stride: usize, rows: usize, kc: usize, dst: *mut f32),
 }
 
 macro_rules! tile {
-    ($level:ident, $lanes:literal, $vectors:tt, [$($mr:literal)*]) => {
+    ($level:ident, $lanes:literal, $vectors:tt, $rows:tt) => {
+        tile!($level, $lanes, $vectors, $rows, None);
+    };
+    ($level:ident, $lanes:literal, $vectors:tt, $rows:tt, $transposed:expr) => {
         impl Tile for $level {
-            const MR: usize = [$($mr),*].len();
+            const MR: usize = tile!(@count $rows);
             const NV: usize = tile!(@count $vectors);
             const NR: usize = Self::NV * $lanes;
-            const KERNELS: &'static [&'static [Kernel<Self>]] = &[$(tile!(@row $level, $mr, $vectors)),*];
+            const KERNELS: &'static [&'static [Kernel<Self>]] = tile!(@kernels false, $level, $rows, $vectors);
+            const TRANSPOSED: Option<Transposed<Self>> = $transposed;
         }
     };
-    (@count [$($nv:literal)*]) => { [$($nv),*].len() };
-    (@row $level:ident, $mr:literal, [$($nv:literal)*]) => { &[$(kernel::<$level, $mr, $nv>),*] };
+    (@count [$($i:literal)*]) => { [$($i),*].len() };
+    (@kernels $columns:literal, $level:ident, [$($mr:literal)*], $vectors:tt) => { &[$(tile!(@row $columns, $level, $mr, $vectors)),*] };
+    (@row $columns:literal, $level:ident, $mr:literal, [$($nv:literal)*]) => { &[$(kernel::<$level, $columns, $mr, $nv>),*] };
 }
 
 tile!(Scalar, 8, [1], [1 2 3 4]);
 #[cfg(target_arch = "x86_64")]
 tile!(Avx2, 8, [1 2], [1 2 3 4 5 6]);
 #[cfg(target_arch = "x86_64")]
-tile!(Avx512, 16, [1 2], [1 2 3 4 5 6 7 8 9 10 11 12 13 14]);
+tile!(
+    Avx512,
+    16,
+    [1 2],
+    [1 2 3 4 5 6 7 8 9 10 11 12 13 14],
+    Some(Transposed { kernels: tile!(@kernels true, Avx512, [1 2 3 4 5 6 7 8 9 10 11 12 13 14], [1 2]), pack: pack_columns })
+);
 
 /// Runs `$body` for each row of a tile, unrolled, with the row's number as a literal constant.
 macro_rules! rows {
@@ -127,12 +155,12 @@ pub(crate) use rows;
 
 /// # Safety
 /// As [`Kernel`].
-unsafe fn kernel<S: Tile, const MR: usize, const NV: usize>(s: S, call: &Call<'_>) {
+unsafe fn kernel<S: Tile, const COLUMNS: bool, const MR: usize, const NV: usize>(s: S, call: &Call<'_>) {
     s.vectorize(
         #[inline(always)]
         || {
             // SAFETY: the caller's promise, passed on.
-            unsafe { body::<S, MR, NV>(s, call) }
+            unsafe { body::<S, COLUMNS, MR, NV>(s, call) }
         },
     );
 }
@@ -140,7 +168,7 @@ unsafe fn kernel<S: Tile, const MR: usize, const NV: usize>(s: S, call: &Call<'_
 /// # Safety
 /// As [`Kernel`].
 #[inline(always)]
-unsafe fn body<S: Tile, const MR: usize, const NV: usize>(s: S, call: &Call<'_>) {
+unsafe fn body<S: Tile, const COLUMNS: bool, const MR: usize, const NV: usize>(s: S, call: &Call<'_>) {
     let lanes = S::F32::LANES;
     let (c, c_stride, cols) = (call.c, call.c_stride, call.cols);
     // Columns of the last vector.
@@ -164,6 +192,28 @@ unsafe fn body<S: Tile, const MR: usize, const NV: usize>(s: S, call: &Call<'_>)
             s.prefetch(f.residual.wrapping_add((call.row + R) * f.residual_stride + call.col + v * lanes));
         });
     }
+    // SAFETY: the caller's promise for A and B.
+    unsafe { if COLUMNS { columns::<S, MR, NV>(s, call, &mut acc) } else { lines::<S, MR, NV>(s, call, &mut acc) } }
+    if let Some(f) = call.finish {
+        // SAFETY: the caller's promise for the pointers of `finish`.
+        unsafe { finish::<S, MR, NV>(s, f, call, tail, &mut acc) };
+    }
+    rows!(MR, R => for v in 0..NV {
+        // SAFETY: row R < MR of C has `cols` elements, of which vector v holds the next `lanes` or `tail`.
+        unsafe {
+            let p = c.add(R * c_stride + v * lanes);
+            if v + 1 < NV || tail == lanes { acc[R][v].store_ptr(p) } else { acc[R][v].store_ptr_partial(p, tail) }
+        }
+    });
+}
+
+/// The products of rows of A.
+///
+/// # Safety
+/// As [`Kernel`], for A and B.
+#[inline(always)]
+unsafe fn lines<S: Tile, const MR: usize, const NV: usize>(s: S, call: &Call<'_>, acc: &mut [[S::F32; NV]; MR]) {
+    let lanes = S::F32::LANES;
     let (mut b, mut later) = (call.b, call.later.start);
     // Three rows hang on one pointer, at addresses that cost nothing: base, base + stride, base + 2 stride.
     let stride = call.a_stride;
@@ -200,17 +250,103 @@ unsafe fn body<S: Tile, const MR: usize, const NV: usize>(s: S, call: &Call<'_>)
             *a = a.wrapping_add(call.run_step.wrapping_sub(call.kc));
         }
     }
-    if let Some(f) = call.finish {
-        // SAFETY: the caller's promise for the pointers of `finish`.
-        unsafe { finish::<S, MR, NV>(s, f, call, tail, &mut acc) };
+}
+
+/// The products of packed columns of A.
+///
+/// # Safety
+/// As [`Kernel`], for A in columns of MR elements and one run, and B.
+#[inline(always)]
+unsafe fn columns<S: Tile, const MR: usize, const NV: usize>(s: S, call: &Call<'_>, acc: &mut [[S::F32; NV]; MR]) {
+    let (mut b, mut later) = (call.b, call.later.start);
+    let mut a = [call.a; 2];
+    // Whether two steps ahead are two lines ahead.
+    let far = 2 * call.later.step > 64;
+    for _ in 0..call.kc / 2 {
+        // Each vector reads A through a pointer of its own, of which the compiler must not see that they are the same: a load that is used once
+        // becomes an operand of its multiply-add, one that is used twice an instruction. Nor may it see their steps, from which it would make
+        // addresses of two registers.
+        a = [opaque(a[0]), opaque(a[1])];
+        // B is left to the machine's own prefetching: calling for it costs more than it brings here.
+        s.prefetch_far(later);
+        if far {
+            s.prefetch_far(later.wrapping_byte_add(call.later.step));
+        }
+        later = later.wrapping_byte_add(2 * call.later.step);
+        // SAFETY: two of the kc steps.
+        unsafe {
+            column::<S, MR, NV>(s, a, b, acc);
+            column::<S, MR, NV>(s, a.map(|a| a.wrapping_add(MR)), b.wrapping_add(S::NR), acc);
+        }
+        a = a.map(|a| a.wrapping_add(2 * MR));
+        b = b.wrapping_add(2 * S::NR);
+    }
+    if call.kc % 2 == 1 {
+        // SAFETY: the last of the kc steps.
+        unsafe { column::<S, MR, NV>(s, a, b, acc) }
+    }
+}
+
+/// The same pointer, of which the compiler knows nothing; this takes no instruction.
+#[inline(always)]
+fn opaque(p: *const f32) -> *const f32 {
+    #[cfg(target_arch = "x86_64")]
+    {
+        let mut p = p;
+        // SAFETY: no instruction, and the register keeps its value.
+        unsafe { core::arch::asm!("/* {0} */", inout(reg) p, options(nomem, nostack, preserves_flags)) };
+        p
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    p
+}
+
+/// One step of k.
+///
+/// # Safety
+/// Each of `a` is readable for MR elements, `b` for NV vectors.
+#[inline(always)]
+unsafe fn column<S: Tile, const MR: usize, const NV: usize>(s: S, a: [*const f32; 2], b: *const f32, acc: &mut [[S::F32; NV]; MR]) {
+    let mut bv = [S::F32::splat(s, 0.0); NV];
+    for v in 0..NV {
+        // SAFETY: the caller's promise for B.
+        bv[v] = unsafe { S::F32::load_ptr(s, b.add(v * S::F32::LANES)) };
     }
     rows!(MR, R => for v in 0..NV {
-        // SAFETY: row R < MR of C has `cols` elements, of which vector v holds the next `lanes` or `tail`.
-        unsafe {
-            let p = c.add(R * c_stride + v * lanes);
-            if v + 1 < NV || tail == lanes { acc[R][v].store_ptr(p) } else { acc[R][v].store_ptr_partial(p, tail) }
-        }
+        // SAFETY: the caller's promise for A.
+        let av = S::F32::splat(s, unsafe { *a[v % 2].add(R) });
+        acc[R][v] = av.mul_add(bv[v], acc[R][v]);
     });
+}
+
+/// [`Transposed::pack`] of AVX-512.
+///
+/// # Safety
+/// As there.
+#[cfg(target_arch = "x86_64")]
+unsafe fn pack_columns(s: Avx512, src: *const f32, stride: usize, rows: usize, kc: usize, dst: *mut f32) {
+    use millstream_simd::types::Avx512F32 as F32;
+    s.vectorize(
+        #[inline(always)]
+        || {
+            for k in (0..kc).step_by(16) {
+                let count = 16.min(kc - k);
+                let mut square = [F32::splat(s, 0.0); 16];
+                for (r, line) in square.iter_mut().enumerate() {
+                    if r < rows {
+                        // SAFETY: row r has `kc` elements, of which `count` are left.
+                        *line = unsafe { F32::load_ptr_partial(s, src.add(r * stride + k), count) };
+                    }
+                }
+                for (i, column) in s.transpose(square).into_iter().enumerate() {
+                    if i < count {
+                        // SAFETY: each store writes 16 elements, from one of the first rows * kc on; the next one covers those past the column.
+                        unsafe { column.store_ptr(dst.add((k + i) * rows)) }
+                    }
+                }
+            }
+        },
+    );
 }
 
 /// # Safety

@@ -120,6 +120,40 @@ impl F32x16 {
     }
 }
 
+impl Avx512 {
+    /// The transpose of 16 rows of 16.
+    #[inline(always)]
+    pub fn transpose(self, rows: [F32x16; N]) -> [F32x16; N] {
+        let mut x = [rows[0].0; N];
+        for (x, row) in x.iter_mut().zip(rows) {
+            *x = row.0;
+        }
+        // Pairs of rows, then of pairs: each quarter of a register holds a square of 4 by 4, transposed.
+        for i in (0..N).step_by(2) {
+            (x[i], x[i + 1]) = (isa!(_mm512_unpacklo_ps(x[i], x[i + 1])), isa!(_mm512_unpackhi_ps(x[i], x[i + 1])));
+        }
+        let mut y = x;
+        for i in (0..N).step_by(4) {
+            for j in 0..2 {
+                let (a, b) = (isa!(_mm512_castps_pd(x[i + j])), isa!(_mm512_castps_pd(x[i + j + 2])));
+                y[i + 2 * j] = isa!(_mm512_castpd_ps(_mm512_unpacklo_pd(a, b)));
+                y[i + 2 * j + 1] = isa!(_mm512_castpd_ps(_mm512_unpackhi_pd(a, b)));
+            }
+        }
+        // The quarters: y[4 i + j] holds columns j, 4 + j, 8 + j and 12 + j of rows 4 i to 4 i + 3.
+        let mut columns = [F32x16(y[0]); N];
+        for j in 0..4 {
+            let (even_low, odd_low) = (isa!(_mm512_shuffle_f32x4::<0x88>(y[j], y[4 + j])), isa!(_mm512_shuffle_f32x4::<0xdd>(y[j], y[4 + j])));
+            let (even_high, odd_high) = (isa!(_mm512_shuffle_f32x4::<0x88>(y[8 + j], y[12 + j])), isa!(_mm512_shuffle_f32x4::<0xdd>(y[8 + j], y[12 + j])));
+            columns[j] = F32x16(isa!(_mm512_shuffle_f32x4::<0x88>(even_low, even_high)));
+            columns[8 + j] = F32x16(isa!(_mm512_shuffle_f32x4::<0xdd>(even_low, even_high)));
+            columns[4 + j] = F32x16(isa!(_mm512_shuffle_f32x4::<0x88>(odd_low, odd_high)));
+            columns[12 + j] = F32x16(isa!(_mm512_shuffle_f32x4::<0xdd>(odd_low, odd_high)));
+        }
+        columns
+    }
+}
+
 impl I32x16 {
     /// The register.
     #[inline(always)]
@@ -504,5 +538,22 @@ impl Avx512 {
     pub(crate) fn f32_to_f16(self, src: &[f32; N], dst: &mut [u16; N]) {
         // SAFETY: both arrays have N elements; self proves the instructions.
         unsafe { _mm256_storeu_si256(dst.as_mut_ptr().cast(), _mm512_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(_mm512_loadu_ps(src.as_ptr()))) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sixteen_rows_become_columns() {
+        let Some(s) = Avx512::detect() else { return };
+        let rows: [[f32; N]; N] = core::array::from_fn(|i| core::array::from_fn(|j| (16 * i + j) as f32));
+        let columns = s.transpose(rows.map(|row| F32x16::load(s, &row)));
+        for (j, column) in columns.into_iter().enumerate() {
+            let mut got = [0.0; N];
+            column.store(&mut got);
+            assert_eq!(got, core::array::from_fn(|i| rows[i][j]));
+        }
     }
 }
