@@ -52,7 +52,7 @@ pub use batch::{BatchOptions, ReleaseReason, Sizing};
 pub use dead_letter::{DeadLetter, DeadLetterSink};
 pub use envelope::{CancelToken, Header, Key, Position, TraceContext};
 pub use error::{BoxError, Cause, ErrorKind, Fault, PipelineError, StageError};
-pub use infer::{EngineModel, FnHandler, IntoHandler, ModelHandler, ModelId, Prediction, RunInference, handler, handler_with};
+pub use infer::{EngineModel, FnHandler, IntoHandler, ModelHandler, ModelId, Prediction, Ragged, RunInference, handler, handler_with};
 pub use metrics::{EdgeSnapshot, HistogramSnapshot, Report, Residue, Snapshot, StageSnapshot};
 pub use millstream_edge::{Cost, Limits};
 pub use outcome::{Counts, Observer, Outcome, Terminal};

@@ -8,7 +8,7 @@ mod stage;
 mod worker;
 
 pub use closure::{FnHandler, handler, handler_with};
-pub use engine::EngineModel;
+pub use engine::{EngineModel, Ragged};
 pub use handler::{IntoHandler, ModelHandler, ModelId, Prediction};
 pub use options::RunInference;
 pub(crate) use stage::InferStage;

@@ -1,9 +1,12 @@
 //! Models of millstream's own engine as handlers.
 //!
 //! Examples are tensors without a batch axis. A batch of examples of equal shapes is stacked along a new first axis, run
-//! once, and its outputs are divided along their first axis. Where a model cannot be batched, each example is run alone:
-//! nothing ever fails because it cannot be stacked.
+//! once, and its outputs are divided along their first axis. Examples that differ in a length which the caller declared
+//! ([`Ragged`]) are padded, and their outputs cut back. Where a model cannot be batched, each example is run alone: nothing
+//! ever fails because it cannot be stacked.
 
+mod ragged;
+mod run;
 mod stack;
 
 use std::{
@@ -14,10 +17,11 @@ use std::{
     },
 };
 
-use millstream_engine::{Executable, Port, Request, RunError, Workspace};
-use millstream_tensor::{Shape, Tensor, TensorError, Value};
+use millstream_engine::{Executable, Port, RunError, Workspace};
+use millstream_tensor::{DType, Shape, Tensor};
 
-use self::stack::{rows, stack};
+use self::ragged::Length;
+pub use self::ragged::Ragged;
 use super::{ModelHandler, ModelId};
 use crate::{
     error::{ErrorKind, StageError},
@@ -34,10 +38,20 @@ pub struct EngineModel {
     batching: Batching,
     /// The caller said that there is no batch axis.
     forced: bool,
-    shared: Vec<(usize, Tensor)>,
+    /// Inputs that examples lack, by their places in the signature.
+    made: Vec<(usize, Made)>,
+    lengths: Vec<Length>,
     memory_limit: usize,
     /// Outputs turned out to have no batch axis.
     alone: AtomicBool,
+}
+
+/// An input that is made here.
+enum Made {
+    /// The same value in every run.
+    Shared(Tensor),
+    /// The mask of a length.
+    Mask(usize, DType),
 }
 
 /// What the signature says about the first axis.
@@ -55,7 +69,7 @@ impl EngineModel {
     /// A model. Its batch axis is free where the first dim of all its inputs is open, and fixed where it is a number.
     pub fn new(id: ModelId, executable: Arc<dyn Executable>) -> Self {
         let batching = batching(&executable.signature().inputs);
-        EngineModel { id, executable, batching, forced: false, shared: Vec::new(), memory_limit: usize::MAX, alone: AtomicBool::new(false) }
+        EngineModel { id, executable, batching, forced: false, made: Vec::new(), lengths: Vec::new(), memory_limit: usize::MAX, alone: AtomicBool::new(false) }
     }
 
     /// Says that the model has no batch axis: examples are inputs as they are, and run one at a time.
@@ -73,13 +87,33 @@ impl EngineModel {
     pub fn shared_input(mut self, name: &str, value: Tensor) -> Result<Self, StageError> {
         let signature = self.executable.signature();
         let index = signature.input_index(name).ok_or_else(|| RunError::InputName(name.to_owned()))?;
-        self.shared.push((index, value));
-        self.shared.sort_by_key(|(index, _)| *index);
+        self.make(index, Made::Shared(value));
+        Ok(self)
+    }
+
+    /// Lets examples differ in a length: a batch of them is padded, and the outputs are cut back. May be called for several
+    /// lengths. The inputs of an example that are declared to have the length must agree in it.
+    ///
+    /// # Errors
+    /// If the model has no such inputs or outputs, or a mask's type is none of numbers.
+    pub fn ragged(mut self, ragged: Ragged) -> Result<Self, StageError> {
+        let length = Length::new(ragged, self.executable.signature())?;
+        for (index, dtype) in length.masks.clone() {
+            self.make(index, Made::Mask(self.lengths.len(), dtype));
+        }
+        self.lengths.push(length);
+        Ok(self)
+    }
+
+    fn make(&mut self, index: usize, made: Made) {
+        self.made.push((index, made));
+        self.made.sort_by_key(|(index, _)| *index);
         if !self.forced {
-            let others = signature.inputs.iter().enumerate().filter(|(i, _)| self.shared.iter().all(|(s, _)| s != i));
+            // A shared value's first axis is no batch axis.
+            let others = self.executable.signature().inputs.iter().enumerate();
+            let others = others.filter(|(i, _)| self.made.iter().all(|(s, made)| s != i || matches!(made, Made::Mask(..))));
             self.batching = batching(others.map(|(_, port)| port));
         }
-        Ok(self)
     }
 
     /// The most bytes that one run's arena may take.
@@ -95,57 +129,6 @@ impl EngineModel {
             Batching::Fixed(rows) => rows,
             Batching::Free | Batching::None => examples,
         }
-    }
-
-    /// The inputs of one run, in the signature's order.
-    fn inputs(&self, batch: &[&Vec<Tensor>]) -> Result<Vec<Value>, TensorError> {
-        let columns = batch.first().map_or(0, |example| example.len());
-        let mut values = Vec::with_capacity(columns + self.shared.len());
-        for column in 0..columns {
-            let parts: Vec<&Tensor> = batch.iter().filter_map(|example| example.get(column)).collect();
-            let value = match (self.batching, parts.as_slice()) {
-                (Batching::None, [only, ..]) => (*only).clone(),
-                _ => stack(&parts, self.run_rows(batch.len()))?,
-            };
-            values.push(Value::Tensor(value));
-        }
-        for (index, tensor) in &self.shared {
-            values.insert((*index).min(values.len()), Value::Tensor(tensor.clone()));
-        }
-        Ok(values)
-    }
-
-    /// One run: an output per example, or `None` where the outputs have no batch axis.
-    fn run_stacked(&self, workspace: &mut Workspace, batch: &[&Vec<Tensor>]) -> Result<Option<Vec<Vec<Tensor>>>, RunError> {
-        let inputs = self.inputs(batch)?;
-        let outputs = self.executable.run(workspace, Request::new(&inputs))?;
-        let mut results: Vec<Vec<Tensor>> = batch.iter().map(|_| Vec::with_capacity(outputs.len())).collect();
-        for output in outputs.into_iter().flatten() {
-            let output = output.into_tensor()?;
-            if self.batching == Batching::None {
-                if let [result] = results.as_mut_slice() {
-                    result.push(output);
-                }
-                continue;
-            }
-            match rows(&output, self.run_rows(batch.len()))? {
-                Some(parts) => results.iter_mut().zip(parts).for_each(|(result, part)| result.push(part)),
-                // One example gets what the model says about it, whatever its shape.
-                None => match results.as_mut_slice() {
-                    [result] => result.push(output),
-                    _ => return Ok(None),
-                },
-            }
-        }
-        Ok(Some(results))
-    }
-
-    fn run_alone(&self, workspace: &mut Workspace, batch: &[&Vec<Tensor>]) -> Result<Vec<Vec<Tensor>>, RunError> {
-        let mut results = Vec::with_capacity(batch.len());
-        for example in batch {
-            results.extend(self.run_stacked(workspace, &[*example])?.into_iter().flatten());
-        }
-        Ok(results)
     }
 }
 
@@ -175,13 +158,27 @@ impl ModelHandler for EngineModel {
         Ok(Workspace::with_limit(self.memory_limit))
     }
 
-    /// Types and shapes decide what can be stacked.
+    /// Types and shapes decide what can be stacked, but for the axes that are padded.
     fn bucket(&self, input: &Vec<Tensor>) -> u64 {
         let mut hasher = DefaultHasher::new();
-        for tensor in input {
-            (tensor.dtype(), tensor.shape().dims()).hash(&mut hasher);
+        for (column, tensor) in input.iter().enumerate() {
+            let dims = tensor.shape().dims();
+            (tensor.dtype(), dims.len()).hash(&mut hasher);
+            let place = self.place(column);
+            let fixed = dims.iter().enumerate().filter(|(axis, _)| self.lengths.iter().all(|length| length.pad(place, *axis).is_none()));
+            fixed.for_each(|(_, dim)| dim.hash(&mut hasher));
         }
         hasher.finish()
+    }
+
+    /// The first length that was declared.
+    fn length(&self, input: &Vec<Tensor>) -> u64 {
+        let length = self.lengths.first().and_then(|length| self.own_length(length, input));
+        length.map_or(1, |length| length as u64)
+    }
+
+    fn pad_to(&self) -> u64 {
+        self.lengths.first().map_or(1, |length| length.multiple as u64)
     }
 
     fn bytes(&self, input: &Vec<Tensor>) -> u64 {
@@ -197,17 +194,22 @@ impl ModelHandler for EngineModel {
     }
 
     fn plan_bytes(&self, _workspace: &mut Workspace, batch: &[&Vec<Tensor>]) -> Option<u64> {
-        let rows = self.run_rows(batch.len());
+        let lengths = self.lengths(batch);
+        let with_rows = |dims: &[usize]| match self.batching {
+            Batching::None => Shape::new(dims),
+            _ => Shape::new(&[&[self.run_rows(batch.len())], dims].concat()),
+        };
         let mut shapes = Vec::new();
-        for tensor in *batch.first()? {
-            let dims = tensor.shape().dims();
-            shapes.push(match self.batching {
-                Batching::None => *tensor.shape(),
-                _ => Shape::new(&[&[rows], dims].concat()).ok()?,
-            });
+        for (column, tensor) in batch.first()?.iter().enumerate() {
+            let (dims, _) = self.row_dims(self.place(column), tensor.shape().dims(), &lengths);
+            shapes.push(with_rows(&dims).ok()?);
         }
-        for (index, tensor) in &self.shared {
-            shapes.insert((*index).min(shapes.len()), *tensor.shape());
+        for (index, made) in &self.made {
+            let shape = match made {
+                Made::Shared(tensor) => *tensor.shape(),
+                Made::Mask(length, _) => with_rows(&[lengths.padded[*length]]).ok()?,
+            };
+            shapes.insert((*index).min(shapes.len()), shape);
         }
         // What cannot be told from shapes alone is bounded by the workspace's limit, while it runs.
         Some(self.executable.plan_bytes(&shapes).ok()?.per_run() as u64)
@@ -215,12 +217,12 @@ impl ModelHandler for EngineModel {
 
     fn run(&self, workspace: &mut Workspace, batch: &[&Vec<Tensor>]) -> Result<Vec<Vec<Tensor>>, StageError> {
         let alone = batch.len() > 1 && (self.batching == Batching::None || self.alone.load(Ordering::Relaxed));
-        let stacked = if alone { None } else { self.run_stacked(workspace, batch).map_err(failed)? };
+        let stacked = if alone { None } else { self.run_stacked(workspace, batch)? };
         match stacked {
             Some(results) => Ok(results),
             None => {
                 self.alone.store(true, Ordering::Relaxed);
-                self.run_alone(workspace, batch).map_err(failed)
+                self.run_alone(workspace, batch)
             }
         }
     }
