@@ -13,6 +13,9 @@
 //! 4. An item larger than the edge's whole byte limit passes, alone.
 //! 5. The queue belongs to the edge: a consumer that dies leaves everything that it had not taken.
 //!
+//! Beside them stand [`Lockers`], the runtime's other piece of shared state that loom checks: copies that are exchanged
+//! between two uses.
+//!
 //! ```
 //! use millstream_edge::{Cost, Edge, EdgeOptions, Limits, Received};
 //!
@@ -33,8 +36,10 @@
 mod channel;
 mod edge;
 mod ledger;
+mod lockers;
 mod sync;
 
 pub use channel::Queue;
 pub use edge::{Chunk, Control, Edge, EdgeOptions, MAX_CHUNK, Received, Receiver, SendError, Sender};
 pub use ledger::{Closed, Cost, Credit, Ledger, Limits};
+pub use lockers::{Locker, Lockers};

@@ -1,4 +1,4 @@
-//! Every interleaving of the credit ledger, of its wake protocol and of an edge's close.
+//! Every interleaving of the credit ledger, of its wake protocol, of an edge's close, and of an exchange of copies.
 //!
 //! `RUSTFLAGS="--cfg loom" cargo test -p millstream-edge --release --test loom`
 #![cfg(loom)]
@@ -9,7 +9,7 @@ use loom::{
     sync::atomic::{AtomicUsize, Ordering},
     thread,
 };
-use millstream_edge::{Closed, Cost, Edge, EdgeOptions, Ledger, Limits, Received};
+use millstream_edge::{Closed, Cost, Edge, EdgeOptions, Ledger, Limits, Lockers, Received};
 
 fn cost(records: u32, bytes: u64) -> Cost {
     Cost { records, bytes }
@@ -147,5 +147,34 @@ fn closing_an_edge_wakes_both_ends_and_restores_every_credit() {
         producer.join().unwrap();
         edge.purge();
         assert_eq!(edge.outstanding(), Cost::default());
+    });
+}
+
+/// A user that comes and works while a value is published: it never goes back to an older value, every use is of one
+/// value, and once the publisher goes on, nobody has the old one.
+#[test]
+fn copies_are_exchanged_between_uses_whoever_comes_meanwhile() {
+    explore(|| {
+        let lockers = Arc::new(Lockers::new(1usize));
+        let early = lockers.enrol(|v| Ok::<_, ()>(*v)).unwrap();
+        let users: Vec<_> = [Some(early), None]
+            .into_iter()
+            .map(|locker| {
+                let lockers = lockers.clone();
+                thread::spawn(move || {
+                    let locker = locker.unwrap_or_else(|| lockers.enrol(|v| Ok::<_, ()>(*v)).unwrap());
+                    let first = *locker.open();
+                    let second = *locker.open();
+                    assert!(first.unwrap() <= second.unwrap(), "an old value came back");
+                    locker
+                })
+            })
+            .collect();
+        assert_eq!(lockers.publish(2, |_| Some(2)), 1);
+        let late = lockers.enrol(|v| Ok::<_, ()>(*v)).unwrap();
+        assert_eq!(*late.open(), Some(2));
+        for user in users {
+            assert_eq!(*user.join().unwrap().open(), Some(2), "somebody kept the old value");
+        }
     });
 }

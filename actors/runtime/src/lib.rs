@@ -38,6 +38,7 @@ mod envelope;
 mod error;
 mod infer;
 mod metrics;
+mod models;
 mod outcome;
 mod panics;
 mod pipeline;
@@ -53,8 +54,11 @@ pub use dead_letter::{DeadLetter, DeadLetterSink};
 pub use envelope::{CancelToken, Header, Key, Position, TraceContext};
 pub use error::{BoxError, Cause, ErrorKind, Fault, PipelineError, StageError};
 pub use infer::{EngineModel, FnHandler, IntoHandler, ModelHandler, ModelId, Prediction, Ragged, RunInference, handler, handler_with};
-pub use metrics::{EdgeSnapshot, HistogramSnapshot, Report, Residue, Snapshot, StageSnapshot};
+pub use metrics::{EdgeSnapshot, HistogramSnapshot, Monitor, Report, Residue, Snapshot, StageSnapshot};
 pub use millstream_edge::{Cost, Limits};
+pub use models::{
+    Canary, Deployed, Deployment, DeploymentOptions, Keyed, LoadModel, ModelMemory, OnMemory, PerKey, PerKeyStats, SwapError, Verdict, VersionInfo,
+};
 pub use outcome::{Counts, Observer, Outcome, Terminal};
 pub use pipeline::{Flow, Handle, OnDrop, Pipeline, Remote, ms};
 pub use signal::Signal;

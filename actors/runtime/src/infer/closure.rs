@@ -43,6 +43,13 @@ where
 }
 
 impl<I, O, L, R> FnHandler<I, O, L, R> {
+    /// Names the version, which is "1" otherwise.
+    #[must_use]
+    pub fn version(mut self, version: impl Into<String>) -> Self {
+        self.id.version = version.into();
+        self
+    }
+
     /// Says which examples may share a batch.
     #[must_use]
     pub fn bucketed(mut self, bucket: fn(&I) -> u64) -> Self {

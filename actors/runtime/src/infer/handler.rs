@@ -59,6 +59,23 @@ pub trait ModelHandler: Send + Sync + 'static {
         size_of_val(input) as u64
     }
 
+    /// How many bytes the model's weights take, shared by all replicas: what is reserved where memory for models is limited.
+    fn model_bytes(&self) -> u64 {
+        0
+    }
+
+    /// What its examples and its outputs look like, a line each, in whatever words. A version replaces another only if these
+    /// are the same.
+    fn contract(&self) -> Vec<String> {
+        Vec::new()
+    }
+
+    /// Which model a replica's is, where that may change while it runs: after a batch, the one that ran it.
+    fn version(&self, model: &Self::Model) -> Option<Arc<ModelId>> {
+        let _ = model;
+        None
+    }
+
     /// How long an example is, in what the model counts: tokens, frames. Examples of different lengths go into one batch if
     /// [`ModelHandler::run`] can pad them; a model that cannot puts them into different buckets, or leaves this alone.
     fn length(&self, input: &Self::Input) -> u64 {

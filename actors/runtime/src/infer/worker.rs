@@ -29,6 +29,7 @@ use super::{
 };
 use crate::{
     batch::{BatchLimit, Batcher, Decision, Pace, Pending, ReleaseReason},
+    dead_letter::Failure,
     envelope::{Envelope, Header, given_up},
     error::{Cause, ErrorKind, Fault, StageError},
     metrics::add,
@@ -117,6 +118,7 @@ impl<'a, T: Send + 'static, H: ModelHandler> Worker<'a, T, H> {
             Ok(Ok(model)) => {
                 self.model = Some(model);
                 self.parts.shared.metrics.set_state(StageState::Running);
+                self.parts.shared.metrics.ran_model(&self.id);
                 Ok(())
             }
             Ok(Err(error)) if error.kind() == ErrorKind::Fatal => Err(Break::Failed(self.failed(error.into()))),
@@ -326,6 +328,12 @@ impl<'a, T: Send + 'static, H: ModelHandler> Worker<'a, T, H> {
             }
         });
         let took = start.elapsed();
+        if let Some(id) = handler.version(model)
+            && *id != *self.id
+        {
+            parts.shared.metrics.ran_model(&id);
+            self.id = id;
+        }
         let metrics = &parts.shared.metrics;
         match result {
             Ok(Ok(Ok(outputs))) if outputs.len() == group.items.len() => {
@@ -414,7 +422,8 @@ impl<'a, T: Send + 'static, H: ModelHandler> Worker<'a, T, H> {
     fn bury(&mut self, item: Item<T, H::Input>, fault: Fault) -> Result<(), Break> {
         let Envelope { head, ticket, payload } = item.envelope;
         let payload = self.parts.run.letter.as_ref().and_then(|encode| guard(|| encode(&payload)).ok());
-        self.parts.shared.bury(&head, ticket, fault, payload, None, &mut self.tally).map_err(Break::Failed)
+        let failure = Failure { stage: self.parts.shared.name(), model: Some(self.id.clone()), fault, payload, locator: None };
+        self.parts.shared.bury_as(&head, ticket, failure, &mut self.tally).map_err(Break::Failed)
     }
 
     fn pass_on(&mut self, items: Items<T, H>, outputs: Vec<H::Output>) -> Result<(), Break> {

@@ -1,12 +1,14 @@
 //! What a pipeline counts while it runs: plain atomics, touched once per chunk or batch.
 
 mod histogram;
+mod monitor;
+mod prometheus;
 mod report;
 mod snapshot;
 
 use std::{
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU8, AtomicU64, Ordering},
     },
     time::Duration,
@@ -14,10 +16,11 @@ use std::{
 
 pub use histogram::HistogramSnapshot;
 pub(crate) use histogram::Log2Histogram;
+pub use monitor::Monitor;
 pub use report::{Report, Residue};
 pub use snapshot::{EdgeSnapshot, Snapshot, StageSnapshot};
 
-use crate::{batch::ReleaseReason, supervise::StageState};
+use crate::{batch::ReleaseReason, infer::ModelId, supervise::StageState};
 
 /// One stage's counters.
 pub(crate) struct StageMetrics {
@@ -43,6 +46,8 @@ pub(crate) struct StageMetrics {
     pub(crate) padded_tokens: AtomicU64,
     /// The effective maximum of the batch, by memory and by sizing; 0 where there is none.
     pub(crate) batch_limit: AtomicU64,
+    /// The model that ran last, for a stage that runs one.
+    model: Mutex<Option<Arc<ModelId>>>,
     state: AtomicU8,
 }
 
@@ -68,6 +73,7 @@ impl StageMetrics {
             tokens: AtomicU64::new(0),
             padded_tokens: AtomicU64::new(0),
             batch_limit: AtomicU64::new(0),
+            model: Mutex::new(None),
             state: AtomicU8::new(StageState::Created as u8),
         }
     }
@@ -78,6 +84,14 @@ impl StageMetrics {
 
     pub(crate) fn state(&self) -> StageState {
         StageState::from_code(self.state.load(Ordering::Relaxed))
+    }
+
+    pub(crate) fn ran_model(&self, id: &Arc<ModelId>) {
+        *self.model.lock().unwrap_or_else(PoisonError::into_inner) = Some(id.clone());
+    }
+
+    pub(crate) fn model(&self) -> Option<Arc<ModelId>> {
+        self.model.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// One chunk or batch was worked on for this long.

@@ -11,7 +11,7 @@ use super::OnDrop;
 use crate::{
     dead_letter::DeadLetters,
     error::PipelineError,
-    metrics::{EdgeSnapshot, Report, Residue, Snapshot, StageMetrics, StageSnapshot},
+    metrics::{Monitor, Report, Residue, Snapshot, StageMetrics},
     supervise::{Host, Mode, Plumbing, Stopper},
 };
 
@@ -19,8 +19,7 @@ use crate::{
 pub struct Handle {
     host: Host,
     plumbing: Arc<Plumbing>,
-    metrics: Vec<Arc<StageMetrics>>,
-    into: Vec<String>,
+    monitor: Monitor,
     dead: Arc<DeadLetters>,
     started: Instant,
     on_drop: OnDrop,
@@ -58,7 +57,8 @@ impl Handle {
         started: Instant,
         on_drop: OnDrop,
     ) -> Self {
-        Handle { host, plumbing, metrics, into, dead, started, on_drop }
+        let monitor = Monitor::new(plumbing.clone(), metrics, into);
+        Handle { host, plumbing, monitor, dead, started, on_drop }
     }
 
     /// Something to end the pipeline with from elsewhere.
@@ -68,20 +68,12 @@ impl Handle {
 
     /// All counters as they are now.
     pub fn snapshot(&self) -> Snapshot {
-        let accounts = &self.plumbing.accounts;
-        let edges = self.plumbing.edges.iter().zip(&self.into).map(|(edge, into)| EdgeSnapshot {
-            into: into.clone(),
-            queued: edge.outstanding(),
-            limits: edge.limits(),
-        });
-        Snapshot {
-            counts: accounts.counters.read(),
-            reserved: accounts.reserved(),
-            peak_reserved_bytes: accounts.peak_bytes(),
-            overdraft_bytes: accounts.overdraft(),
-            stages: self.metrics.iter().map(|metrics| StageSnapshot::of(metrics)).collect(),
-            edges: edges.collect(),
-        }
+        self.monitor.snapshot()
+    }
+
+    /// Something to look at the counters with from elsewhere: a page of metrics, a terminal.
+    pub fn monitor(&self) -> Monitor {
+        self.monitor.clone()
     }
 
     /// Whether it has ended: joining will not wait.

@@ -30,7 +30,7 @@ use crate::{
 };
 
 /// What a factory is told about the instance that it makes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Start {
     /// Which replica it is for, from 0.
@@ -78,6 +78,11 @@ impl StageShared {
         tally: &mut Tally,
     ) -> Result<(), Cause> {
         let failure = Failure { stage: self.name(), model: self.model.clone(), fault, payload, locator };
+        self.bury_as(head, ticket, failure, tally)
+    }
+
+    /// As [`StageShared::bury`], where the caller knows more.
+    pub(crate) fn bury_as(&self, head: &Header, ticket: Ticket, failure: Failure, tally: &mut Tally) -> Result<(), Cause> {
         self.dead.put(head, failure).map_err(|error| Cause::DeadLettersFailed { stage: self.name(), message: error.to_string() })?;
         add(&self.metrics.dead_letters, 1);
         ticket.settle(Outcome::DeadLettered, tally);

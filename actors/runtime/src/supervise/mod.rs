@@ -55,7 +55,8 @@ pub enum StageState {
 }
 
 impl StageState {
-    const ALL: [StageState; 8] = [
+    /// All states.
+    pub const ALL: [StageState; 8] = [
         StageState::Created,
         StageState::Starting,
         StageState::Running,
@@ -65,6 +66,20 @@ impl StageState {
         StageState::Failed,
         StageState::Quarantined,
     ];
+
+    /// The word that metrics use.
+    pub fn name(self) -> &'static str {
+        match self {
+            StageState::Created => "created",
+            StageState::Starting => "starting",
+            StageState::Running => "running",
+            StageState::Backoff => "backoff",
+            StageState::Draining => "draining",
+            StageState::Stopped => "stopped",
+            StageState::Failed => "failed",
+            StageState::Quarantined => "quarantined",
+        }
+    }
 
     pub(crate) fn from_code(code: u8) -> Self {
         Self::ALL.get(usize::from(code)).copied().unwrap_or(StageState::Failed)

@@ -185,6 +185,25 @@ impl ModelHandler for EngineModel {
         input.iter().map(|tensor| tensor.bytes_len() as u64).sum()
     }
 
+    /// Names, types and dims of inputs and outputs; open dims are alike, whatever they are called.
+    fn contract(&self) -> Vec<String> {
+        let signature = self.executable.signature();
+        let line = |kind: &str, port: &Port| {
+            let dims =
+                port.dims.as_ref().map(|dims| dims.iter().map(|dim| dim.as_ref().map_or("?".to_owned(), ToString::to_string)).collect::<Vec<_>>().join(", "));
+            format!("{kind} {}: {}[{}]", port.name, port.dtype.map_or("?", DType::name), dims.unwrap_or_else(|| "…".to_owned()))
+        };
+        let inputs = signature.inputs.iter().map(|port| line("input", port));
+        inputs.chain(signature.outputs.iter().map(|port| line("output", port))).collect()
+    }
+
+    /// What the executable says of a run with one row, and of one in every other open dim.
+    fn model_bytes(&self) -> u64 {
+        let shape = |port: &Port| Shape::new(&port.dims.as_ref()?.iter().map(|dim| *dim.as_ref().unwrap_or(&1)).collect::<Vec<_>>()).ok();
+        let shapes: Option<Vec<Shape>> = self.executable.signature().inputs.iter().map(shape).collect();
+        shapes.and_then(|shapes| self.executable.plan_bytes(&shapes).ok()).map_or(0, |bytes| bytes.weights as u64)
+    }
+
     fn max_batch(&self) -> Option<usize> {
         match self.batching {
             Batching::Free => None,
