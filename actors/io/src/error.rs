@@ -34,6 +34,9 @@ pub enum IoError {
     /// A folder that cannot be walked.
     #[error("{0}")]
     Walk(#[from] ignore::Error),
+    /// No thread could be started.
+    #[error("no thread: {0}")]
+    Thread(#[source] io::Error),
     /// A record that cannot be written as JSON.
     #[error("the record cannot be written as JSON: {0}")]
     Json(#[from] serde_json::Error),

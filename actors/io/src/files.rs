@@ -20,8 +20,32 @@ pub struct FileSource {
 }
 
 enum Plan {
-    Pattern(String, Option<GlobMatcher>),
+    Pattern(String, Option<Pattern>),
     Folder(PathBuf),
+}
+
+/// Which files match, and where they can be.
+pub(crate) struct Pattern {
+    matcher: GlobMatcher,
+    root: PathBuf,
+}
+
+impl Pattern {
+    pub(crate) fn new(pattern: &str) -> Result<Self, IoError> {
+        let glob = GlobBuilder::new(pattern.strip_prefix("./").unwrap_or(pattern)).literal_separator(true).build();
+        let glob = glob.map_err(|error| IoError::Pattern { pattern: pattern.to_owned(), message: error.kind().to_string() })?;
+        Ok(Pattern { matcher: glob.compile_matcher(), root: root_of(pattern) })
+    }
+
+    /// Everything that could match, by name.
+    pub(crate) fn walk(&self) -> Walk {
+        let mut builder = WalkBuilder::new(&self.root);
+        builder.standard_filters(false).sort_by_file_name(|a, b| a.cmp(b)).build()
+    }
+
+    pub(crate) fn wants(&self, path: &Path) -> bool {
+        self.matcher.is_match(path.strip_prefix("./").unwrap_or(path))
+    }
 }
 
 /// The files whose paths match a pattern: `*` and `?` stay within a name, `**` crosses folders, `{a,b}` and `[a-z]` choose.
@@ -37,28 +61,16 @@ pub fn walk(folder: impl Into<PathBuf>) -> FileSource {
 
 impl FileSource {
     fn open(&mut self) -> Result<(), IoError> {
-        let mut builder = match &mut self.plan {
-            Plan::Folder(folder) => {
-                let mut builder = WalkBuilder::new(&*folder);
-                builder.require_git(false);
-                builder
-            }
-            Plan::Pattern(pattern, matcher) => {
-                let glob = GlobBuilder::new(pattern.strip_prefix("./").unwrap_or(pattern)).literal_separator(true).build();
-                let glob = glob.map_err(|error| IoError::Pattern { pattern: pattern.clone(), message: error.kind().to_string() })?;
-                *matcher = Some(glob.compile_matcher());
-                let mut builder = WalkBuilder::new(root_of(pattern));
-                builder.standard_filters(false);
-                builder
-            }
-        };
-        self.walk = Some(builder.sort_by_file_name(|a, b| a.cmp(b)).build());
+        self.walk = Some(match &mut self.plan {
+            Plan::Folder(folder) => WalkBuilder::new(&*folder).require_git(false).sort_by_file_name(|a, b| a.cmp(b)).build(),
+            Plan::Pattern(text, pattern) => pattern.insert(Pattern::new(text)?).walk(),
+        });
         Ok(())
     }
 
     fn wanted(&self, path: &Path) -> bool {
         match &self.plan {
-            Plan::Pattern(_, Some(matcher)) => matcher.is_match(path.strip_prefix("./").unwrap_or(path)),
+            Plan::Pattern(_, Some(pattern)) => pattern.wants(path),
             Plan::Pattern(_, None) | Plan::Folder(_) => true,
         }
     }

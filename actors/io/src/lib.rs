@@ -1,4 +1,5 @@
-//! Sources and sinks of millstream's pipelines: files, lines, JSON lines.
+//! Sources and sinks of millstream's pipelines: files, lines, JSON lines. Beside them, what else pipelines need of the
+//! outside: [`watch_model`] swaps a model when its file changes, [`serve_metrics`] answers scrapers of metrics.
 //!
 //! Sources walk and read lazily; a file that cannot be read goes to the dead letters with its path, and the stream goes
 //! on. Sinks are flushed when a pipeline drains.
@@ -19,12 +20,16 @@
 
 mod error;
 mod files;
+mod http;
 mod jsonl;
 mod letters;
 mod lines;
+mod watch;
 
 pub use error::IoError;
 pub use files::{FileBytes, FileSource, files, read, read_head, walk};
+pub use http::{MetricsPage, serve_metrics};
 pub use jsonl::{JsonLines, JsonLinesWriter, jsonl};
 pub use letters::{LetterFile, letters};
 pub use lines::{Line, LineSource, lines, lines_of, stdin_lines};
+pub use watch::{Watch, Watched, watch_model};
