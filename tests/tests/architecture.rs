@@ -26,7 +26,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("edge", &[]),
     ("runtime", &["edge", "tensor", "graph", "engine"]),
     ("io", &["runtime"]),
-    ("", &["simd", "tensor", "graph", "onnx", "safetensors", "gemm", "ops", "compile", "engine", "cpu", "candle", "edge", "runtime", "io"]),
+    ("remote", &["runtime"]),
+    ("", &["simd", "tensor", "graph", "onnx", "safetensors", "gemm", "ops", "compile", "engine", "cpu", "candle", "edge", "runtime", "io", "remote"]),
     ("cli", &["", "io"]),
 ];
 
