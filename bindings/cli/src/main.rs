@@ -34,6 +34,7 @@ enum Command {
     Run(commands::run::Arguments),
     Inspect(commands::inspect::Arguments),
     Bench(commands::bench::Arguments),
+    Load(commands::load::Arguments),
     Test(commands::test::Arguments),
 }
 
@@ -46,6 +47,7 @@ fn main() -> ExitCode {
         Command::Run(a) => commands::run::run(a),
         Command::Inspect(a) => commands::inspect::run(a),
         Command::Bench(a) => commands::bench::run(a),
+        Command::Load(a) => commands::load::run(a),
         Command::Test(a) => commands::test::run(a),
     };
     match done {
