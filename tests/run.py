@@ -12,7 +12,7 @@ import time
 
 sys.dont_write_bytecode = True
 
-from harness import conformance, fuzz, models, stdless
+from harness import conformance, fuzz, models, neon, stdless
 from harness.process import ROOT, Failed, environment, output, run, say, target
 
 
@@ -42,6 +42,7 @@ def main():
         "loom": loom,
         "fuzz": fuzz.check,
         "stdless": stdless.check,
+        "neon": neon.check,
         "conformance": conformance.check,
         "models": models.check,
     }

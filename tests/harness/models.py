@@ -2,6 +2,7 @@
 
 import json
 import os
+import platform
 import shutil
 
 from . import wheels
@@ -24,6 +25,7 @@ def levels():
     have += ["avx2"] if {"avx2", "fma", "f16c"} <= set(flags) else []
     have += ["avx512"] if {"avx512f", "avx512bw", "avx512dq", "avx512vl"} <= set(flags) else []
     have += ["amx"] if "avx512" in have and {"avx512_vnni", "amx_tile", "amx_int8"} <= set(flags) else []
+    have += ["neon"] if platform.machine() == "aarch64" else []
     return have
 
 

@@ -46,6 +46,8 @@ mod micro;
 mod planar;
 mod quantised;
 mod quantised_micro;
+#[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
+mod quantised_neon;
 mod quantised_rhs;
 #[cfg(target_arch = "x86_64")]
 mod quantised_tiles;

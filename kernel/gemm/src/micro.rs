@@ -13,6 +13,8 @@
 //! third fewer instructions. That is what a core's other hardware thread leaves too few of. One body serves all levels; the tile that fills a level's register file is its [`Tile`]
 //! constants. Tiles of fewer rows and vectors are instances of the same body, hence the same chain for each element.
 
+#[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
+use millstream_simd::Neon;
 #[cfg(target_arch = "x86_64")]
 use millstream_simd::{Avx2, Avx512};
 
@@ -137,6 +139,8 @@ tile!(
     [1 2 3 4 5 6 7 8 9 10 11 12 13 14],
     Some(Transposed { kernels: tile!(@kernels true, Avx512, [1 2 3 4 5 6 7 8 9 10 11 12 13 14], [1 2]), pack: pack_columns })
 );
+#[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
+tile!(Neon, 8, [1 2], [1 2 3 4 5 6]);
 
 /// Runs `$body` for each row of a tile, unrolled, with the row's number as a literal constant.
 macro_rules! rows {

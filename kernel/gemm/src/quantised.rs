@@ -312,9 +312,19 @@ impl QuantisedGemm {
                     let mr = tall.min(block_rows - i);
                     let a = &a_bytes[first + i * stride..][..(tall - 1) * stride + kernel.padded(self.k) * kernel.element];
                     let later = panel.as_ptr().wrapping_add(words * NR).wrapping_byte_add(t * words * later_step);
-                    let call = Call { rows: mr, a: a.as_ptr(), stride, b: panel.as_ptr(), words, later, later_step };
+                    let call = Call {
+                        rows: mr,
+                        a: a.as_ptr(),
+                        stride,
+                        b: panel.as_ptr(),
+                        words,
+                        #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
+                        column_sums: b.sums()[col0 + j..][..NR].as_ptr(),
+                        later,
+                        later_step,
+                    };
                     // SAFETY: A has `tall` <= kernel.rows rows, and B groups of NR words, up to the end of the kernel's last step of k; A is zero
-                    // past k where it is packed, and ends there with a step where it is read in place; `_ready` lives.
+                    // past k where it is packed, and ends there with a step where it is read in place; `_ready` lives; there are NR sums.
                     unsafe { (kernel.run)(&call, &mut sums) };
                     let sums = &mut sums.0[..mr];
                     for (r, sums) in sums.iter_mut().enumerate() {

@@ -4,7 +4,9 @@
 //! sums[r][j] = sum over i of A[r, 4 i .. 4 i + 4] . B[4 i .. 4 i + 4, j]
 //! ```
 //! A is unsigned and B signed. AVX-512 VNNI multiplies and adds four bytes of each lane in one instruction, straight from memory that holds
-//! bytes; AMX multiplies tiles of bytes, see [`crate::quantised_tiles`]; AVX2 has no exact instruction for bytes, so A is packed as 16-bit elements and B widened as it is read; portable code does the rest.
+//! bytes; AMX multiplies tiles of bytes (`quantised_tiles`); AVX2 has no exact instruction for bytes, so A is packed as 16-bit elements and B
+//! widened as it is read; NEON multiplies signed bytes, so that it starts from 128 times the sums of B's columns and takes 128 from A
+//! (`quantised_neon`); portable code does the rest.
 
 use millstream_simd::Level;
 #[cfg(target_arch = "x86_64")]
@@ -37,6 +39,9 @@ pub(crate) struct Call {
     /// Packed B: `words` groups of [`NR`] words.
     pub(crate) b: *const i32,
     pub(crate) words: usize,
+    /// The sum of each of B's [`NR`] columns.
+    #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
+    pub(crate) column_sums: *const i32,
     /// Memory that a later call reads, called into the second cache a few bytes for each word.
     pub(crate) later: *const i32,
     /// Bytes of it for each word.
@@ -93,6 +98,11 @@ impl Kernel {
             Level::Avx512(_) | Level::Avx2(_) if Avx2::detect().is_some() => return Kernel { rows: 6, element: 2, run: avx2::run, ..Self::PORTABLE },
             _ => {}
         }
+        #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
+        if let Level::Neon(_) = level {
+            let (rows, run) = crate::quantised_neon::kernel();
+            return Kernel { rows, run, ..Self::PORTABLE };
+        }
         let _ = level;
         Self::PORTABLE
     }
@@ -117,7 +127,7 @@ impl Kernel {
 
 /// # Safety
 /// As [`Kernel::run`].
-unsafe fn portable(call: &Call, sums: &mut Sums) {
+pub(crate) unsafe fn portable(call: &Call, sums: &mut Sums) {
     for (r, sums) in sums.0.iter_mut().enumerate().take(call.rows) {
         *sums = [0; NR];
         for i in 0..call.words {
@@ -133,7 +143,7 @@ unsafe fn portable(call: &Call, sums: &mut Sums) {
 }
 
 /// Calls `$body::<ROWS>` for the tile's rows.
-#[cfg(target_arch = "x86_64")]
+#[cfg(any(target_arch = "x86_64", all(target_arch = "aarch64", target_feature = "neon")))]
 macro_rules! by_rows {
     ($rows:expr, [$($mr:literal)*], $call:expr, $sums:expr, $s:expr) => {
         match $rows {
@@ -148,6 +158,9 @@ macro_rules! by_rows {
         }
     };
 }
+
+#[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
+pub(crate) use by_rows;
 
 /// Four products and their sum for each lane and instruction.
 #[cfg(target_arch = "x86_64")]

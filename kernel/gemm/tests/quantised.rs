@@ -38,15 +38,21 @@ proptest! {
         let unsigned = PackedQuantised::from_u8(&ub, n, 1, k, n).unwrap();
         let transposed: Vec<i8> = (0..n * k).map(|x| ib[x % k * n + x / k]).collect();
         let negative = PackedQuantised::from_i8(&transposed, 1, k, k, n).unwrap();
+        let exact = [
+            want(&ua_at, &ub_at, &|_| 131, &|_| 97),
+            want(&ua_at, &ib_at, &|i| a_zeros[i], &|j| signed[j]),
+            want(&ia_at, &ub_at, &|_| -5, &|j| b_zeros[j]),
+            want(&ia_at, &ib_at, &|_| 0, &|_| 0),
+        ];
         for level in Level::available() {
             let dims = (m, k, n);
             let zeros = ZeroPoints { a: ZeroPoint::All(131), b: ZeroPoint::All(97) };
-            prop_assert_eq!(product(level, &Lhs::row_major(&ua, k), unsigned.view(), &zeros, dims), want(&ua_at, &ub_at, &|_| 131, &|_| 97));
+            prop_assert_eq!(&product(level, &Lhs::row_major(&ua, k), unsigned.view(), &zeros, dims), &exact[0]);
             let zeros = ZeroPoints { a: ZeroPoint::Each(&a_zeros), b: ZeroPoint::Each(&signed) };
-            prop_assert_eq!(product(level, &Lhs::row_major(&ua, k), negative.view(), &zeros, dims), want(&ua_at, &ib_at, &|i| a_zeros[i], &|j| signed[j]));
+            prop_assert_eq!(&product(level, &Lhs::row_major(&ua, k), negative.view(), &zeros, dims), &exact[1]);
             let zeros = ZeroPoints { a: ZeroPoint::All(-5), b: ZeroPoint::Each(&b_zeros) };
-            prop_assert_eq!(product(level, &Lhs::row_major(&ia, k), unsigned.view(), &zeros, dims), want(&ia_at, &ub_at, &|_| -5, &|j| b_zeros[j]));
-            prop_assert_eq!(product(level, &Lhs::row_major(&ia, k), negative.view(), &ZeroPoints::default(), dims), want(&ia_at, &ib_at, &|_| 0, &|_| 0));
+            prop_assert_eq!(&product(level, &Lhs::row_major(&ia, k), unsigned.view(), &zeros, dims), &exact[2]);
+            prop_assert_eq!(&product(level, &Lhs::row_major(&ia, k), negative.view(), &ZeroPoints::default(), dims), &exact[3]);
         }
     }
 }

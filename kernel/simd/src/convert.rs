@@ -33,6 +33,8 @@ pub fn f16_to_f32(level: Level, src: &[u16], dst: &mut [f32]) {
         Level::Avx512(s) => vector!(s, 16),
         #[cfg(target_arch = "x86_64")]
         Level::Avx2(s) => vector!(s, 8),
+        #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
+        Level::Neon(s) => vector!(s, 8),
         _ => {
             for (x, y) in src.iter().zip(dst) {
                 *y = f16::from_bits(*x).to_f32();
@@ -70,6 +72,8 @@ pub fn f32_to_f16(level: Level, src: &[f32], dst: &mut [u16]) {
         Level::Avx512(s) => vector!(s, 16),
         #[cfg(target_arch = "x86_64")]
         Level::Avx2(s) => vector!(s, 8),
+        #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
+        Level::Neon(s) => vector!(s, 8),
         _ => {
             for (x, y) in src.iter().zip(dst) {
                 *y = f16::from_f32(*x).to_bits();

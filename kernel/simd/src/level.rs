@@ -2,6 +2,8 @@
 
 use core::fmt;
 
+#[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
+use crate::Neon;
 use crate::Scalar;
 #[cfg(target_arch = "x86_64")]
 use crate::{Amx, Avx2, Avx512};
@@ -21,10 +23,13 @@ pub enum Level {
     /// Tiles of bytes, for integer products, and everything of [`Level::Avx512`] with VNNI. Results are those of AVX-512.
     #[cfg(target_arch = "x86_64")]
     Amx(Amx),
+    /// NEON, which is part of AArch64.
+    #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
+    Neon(Neon),
 }
 
 impl Level {
-    /// The widest level of this machine. The answer is cached, so a call costs one load after the first.
+    /// The widest level of this machine. The answer is cached or known to the compiler, so a call costs one load at most after the first.
     pub fn detect() -> Self {
         #[cfg(target_arch = "x86_64")]
         {
@@ -38,6 +43,9 @@ impl Level {
                 return Self::Avx2(s);
             }
         }
+        #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
+        return Self::Neon(Neon::new());
+        #[cfg(not(all(target_arch = "aarch64", target_feature = "neon")))]
         Self::scalar()
     }
 
@@ -55,7 +63,9 @@ impl Level {
     pub fn available() -> impl Iterator<Item = Self> {
         #[cfg(target_arch = "x86_64")]
         let wider = [Avx2::detect().map(Self::Avx2), Avx512::detect().map(Self::Avx512), Amx::detect().map(Self::Amx)];
-        #[cfg(not(target_arch = "x86_64"))]
+        #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
+        let wider = [Some(Self::Neon(Neon::new()))];
+        #[cfg(not(any(target_arch = "x86_64", all(target_arch = "aarch64", target_feature = "neon"))))]
         let wider: [Option<Self>; 0] = [];
         core::iter::once(Self::scalar()).chain(wider.into_iter().flatten())
     }
@@ -80,6 +90,8 @@ impl Level {
             Self::Avx512(_) => "avx512",
             #[cfg(target_arch = "x86_64")]
             Self::Amx(_) => "amx",
+            #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
+            Self::Neon(_) => "neon",
         }
     }
 }
@@ -118,6 +130,15 @@ mod tests {
             && std::is_x86_feature_detected!("avx512vl");
         assert_eq!(Level::named("avx512").is_some(), avx512);
         assert_eq!(crate::Avx512Vnni::detect().is_some(), avx512 && std::is_x86_feature_detected!("avx512vnni"));
+    }
+
+    #[test]
+    #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
+    fn detection_agrees_with_std() {
+        assert_eq!(Level::detect(), Level::Neon(Neon::new()));
+        assert!(std::arch::is_aarch64_feature_detected!("neon"));
+        let told = cfg!(any(target_feature = "dotprod", target_os = "linux", target_os = "android"));
+        assert_eq!(crate::NeonDot::detect().is_some(), told && std::arch::is_aarch64_feature_detected!("dotprod"));
     }
 
     #[test]

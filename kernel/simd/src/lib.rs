@@ -1,6 +1,6 @@
 //! ISA tokens, level detection and portable vectors for millstream's kernels.
 //!
-//! A *token* ([`Scalar`], and on x86-64 `Avx2`, `Avx512`) is a zero-sized proof that this machine executes an instruction set. A [`Level`] holds
+//! A *token* ([`Scalar`], on x86-64 `Avx2` and `Avx512`, on AArch64 `Neon`) is a zero-sized proof that this machine executes an instruction set. A [`Level`] holds
 //! the one token that was chosen; it is detected once, passed by value, and turned back into a token by [`dispatch!`], which compiles its body
 //! once for each level. Kernels are written once, generic over [`Simd`], and marked `#[inline(always)]` so that they are compiled inside the
 //! body's `#[target_feature]` frame.
@@ -24,7 +24,8 @@
 //! ```
 //!
 //! Invariants:
-//! - A token, and so a vector value, exists only on a machine that has the instructions (`detect` is the sole safe source).
+//! - A token, and so a vector value, exists only on a machine that has the instructions (the sole safe sources are `detect`, and `new` where every machine of the
+//!   target has them).
 //! - All memory access in the public API goes through slices with checked lengths.
 //! - Nothing here reads the environment or needs `std`.
 //! - Results of one level are the same on every machine; two levels may differ in the last bits, because [`Scalar`] has no fused multiply-add.
@@ -42,6 +43,8 @@ mod vector;
 #[cfg(test)]
 mod vector_tests;
 
+#[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
+pub use arch::aarch64::{Neon, NeonDot};
 pub use arch::scalar::Scalar;
 #[cfg(target_arch = "x86_64")]
 pub use arch::x86_64::{Amx, Avx2, Avx512, Avx512Vnni};
@@ -50,6 +53,11 @@ pub use vector::{Simd, SimdF32, SimdI32, SimdMask};
 
 /// Vector types of each level, for signatures that name one level. Generic code writes `S::F32` and `S::I32`.
 pub mod types {
+    #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
+    pub use crate::arch::aarch64::{
+        bytes::Bytes as NeonBytes,
+        neon::{F32x8 as NeonF32, I32x8 as NeonI32, Mask8 as NeonMask},
+    };
     pub use crate::arch::scalar::{F32x8 as ScalarF32, I32x8 as ScalarI32, Mask8 as ScalarMask};
     #[cfg(target_arch = "x86_64")]
     pub use crate::arch::x86_64::{
@@ -74,6 +82,12 @@ macro_rules! dispatch {
             ),
             #[cfg(target_arch = "x86_64")]
             $crate::Level::Avx2($s) => $crate::Simd::vectorize(
+                $s,
+                #[inline(always)]
+                || $body,
+            ),
+            #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
+            $crate::Level::Neon($s) => $crate::Simd::vectorize(
                 $s,
                 #[inline(always)]
                 || $body,
