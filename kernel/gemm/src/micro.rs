@@ -295,6 +295,7 @@ unsafe fn columns<S: Tile, const MR: usize, const NV: usize>(s: S, call: &Call<'
 #[inline(always)]
 fn opaque(p: *const f32) -> *const f32 {
     #[cfg(target_arch = "x86_64")]
+    #[expect(clippy::pointers_in_nomem_asm_block, reason = "nothing is read through the pointer here")]
     {
         let mut p = p;
         // SAFETY: no instruction, and the register keeps its value.
