@@ -13,7 +13,7 @@ import time
 sys.dont_write_bytecode = True
 
 from harness import conformance, fuzz, models, neon, stdless
-from harness.process import ROOT, Failed, environment, output, run, say, target
+from harness.process import ROOT, Failed, NotHere, environment, output, run, say, target
 
 
 def lint():
@@ -57,18 +57,21 @@ def main():
     summary = []
     for name in [name for name in parts if name in options.only and name not in options.skip]:
         say(f"\n=== {name}")
-        start, problem = time.monotonic(), None
+        start, result, problem = time.monotonic(), "ok", ""
         try:
             parts[name]()
         except Failed as failure:
-            problem = str(failure)
-            say(f"FAILED: {problem}")
-        summary.append((name, time.monotonic() - start, problem))
+            result, problem = "FAILED", str(failure)
+        except NotHere as absence:
+            result, problem = "NOT RUN", str(absence)
+        if problem:
+            say(f"{result}: {problem}")
+        summary.append((name, time.monotonic() - start, result, problem))
     say("\n=== summary")
-    for name, seconds, problem in summary:
-        say(f"{name:12} {'ok' if problem is None else 'FAILED':7} {seconds:6.0f} s  {problem or ''}")
-    failed = sum(problem is not None for _, _, problem in summary)
-    say(f"\n{len(summary) - failed} passed, {failed} failed")
+    for name, seconds, result, problem in summary:
+        say(f"{name:12} {result:7} {seconds:6.0f} s  {problem}")
+    passed, failed, absent = (sum(result == what for _, _, result, _ in summary) for what in ("ok", "FAILED", "NOT RUN"))
+    say(f"\n{passed} passed, {failed} failed" + (f", {absent} not run: this machine lacks what they need" if absent else ""))
     return 1 if failed else 0
 
 

@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 
 from . import wheels
-from .process import ROOT, Failed, environment, has, output, run, say, target
+from .process import ROOT, Failed, NotHere, environment, has, output, run, say, target
 
 TRIPLE = "aarch64-unknown-linux-gnu"
 LINKER, EMULATOR = "aarch64-linux-gnu-gcc", "qemu-aarch64"
@@ -54,7 +54,7 @@ def tools():
                 except Failed as failure:  # lists that are too old, or a source of somebody else's that doesn't answer
                     say(str(failure))
     if missing():
-        raise Failed(f"no {' and no '.join(missing())}: install {' '.join(PACKAGES)} (Debian's names; this part does so where it runs as root), or leave it out with --skip neon")
+        raise NotHere(f"no {' and no '.join(missing())}: install {' '.join(PACKAGES)} (Debian's names; this part does so where it runs as root)")
 
 
 def toolchain():
@@ -72,7 +72,7 @@ def toolchain():
     try:
         programs = debian()
     except (Failed, OSError) as failure:
-        raise Failed(f"no standard library for {TRIPLE}: rustup could not add it, and Debian's packages could not be had ({failure}). Leave this part out with --skip neon") from failure
+        raise NotHere(f"no standard library for {TRIPLE}: rustup could not add it, and Debian's packages could not be had ({failure})") from failure
     return environment(RUSTC=str(programs / "rustc"), RUSTDOC=str(programs / "rustdoc"), CARGO_TARGET_DIR=str(target("neon").resolve()))
 
 

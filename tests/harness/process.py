@@ -13,6 +13,10 @@ class Failed(Exception):
     """A part of the tests failed; the text says why."""
 
 
+class NotHere(Exception):
+    """A part of the tests cannot run on this machine, whatever its scripts may install; the text says what is missing."""
+
+
 def say(text):
     """A line of the harness's own, in order with the output of the programs that it starts."""
     print(text, flush=True)
