@@ -155,7 +155,7 @@ mod tests {
         let mut room = AlignedBytes::default();
         for shift in 0..4 {
             let weight = Weight::in_source(source.clone(), shift..shift + 160, DType::F32, &[4, 10]).unwrap();
-            let aligned = (first + shift) % 4 == 0;
+            let aligned = (first + shift).is_multiple_of(4);
             assert_eq!(weight.view().is_ok(), aligned);
             let copy = weight.to_tensor().unwrap();
             assert_eq!(weight.view_in(&mut room).unwrap().bytes().unwrap(), copy.view().bytes().unwrap());
