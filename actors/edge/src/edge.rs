@@ -8,8 +8,9 @@ use std::{fmt, time::Instant};
 
 use crate::{
     channel::{Channel, Queue},
+    frontier::{Frontier, Mark},
     ledger::{Closed, Cost, Credit, Ledger, Limits},
-    sync::{Arc, AtomicBool, AtomicUsize, Ordering},
+    sync::{Arc, AtomicBool, AtomicUsize, Mutex, Ordering, lock},
 };
 
 /// The most items that one chunk carries.
@@ -26,8 +27,10 @@ pub enum Control {
     EndOfStream,
     /// The checkpoint of this number is aligned here.
     Barrier(u64),
-    /// No record with an earlier event time (microseconds) comes behind this.
+    /// No record with an earlier event time (microseconds) comes behind this, from any producer that is not idle.
     Watermark(i64),
+    /// No producer knows at present how far event time has come: nobody need wait for it.
+    Idle,
 }
 
 /// A chunk of items, with the credits that they hold while they wait.
@@ -55,7 +58,7 @@ pub enum Received<T> {
     Chunk(Chunk<T>),
     /// A control item.
     Control(Control),
-    /// The deadline passed first.
+    /// The deadline passed first, or [`Edge::wake`] was called.
     TimedOut,
     /// The edge was closed: stop at once.
     Closed,
@@ -123,7 +126,9 @@ impl EdgeOptions {
 enum Message<T> {
     Chunk(Chunk<T>),
     Control(Control, #[expect(dead_code, reason = "held for its drop")] Option<Credit>),
-    /// Makes a sleeping consumer look at `closed`.
+    /// How far event time has come at one producer.
+    Mark(usize, Mark, #[expect(dead_code, reason = "held for its drop")] Option<Credit>),
+    /// Makes a sleeping consumer look around.
     Wake,
 }
 
@@ -131,6 +136,8 @@ struct Lane<T> {
     queue: Channel<Message<T>>,
     /// Records queued here: what an unkeyed item's sender balances by.
     depth: AtomicUsize,
+    /// How far event time has come, at the receiving end.
+    frontier: Mutex<Frontier>,
 }
 
 /// A bounded queue between two stages. It outlives the workers on both of its ends.
@@ -148,7 +155,9 @@ impl<T: Send> Edge<T> {
     pub fn new(options: EdgeOptions) -> Arc<Self> {
         let lanes = if options.keyed { options.consumers } else { 1 };
         Arc::new(Edge {
-            lanes: (0..lanes).map(|_| Lane { queue: Channel::new(), depth: AtomicUsize::new(0) }).collect(),
+            lanes: (0..lanes)
+                .map(|_| Lane { queue: Channel::new(), depth: AtomicUsize::new(0), frontier: Mutex::new(Frontier::new(options.producers)) })
+                .collect(),
             consumers: options.consumers,
             ledger: Arc::new(Ledger::new(options.limits)),
             controls: Arc::new(Ledger::new(Limits { records: MAX_CONTROLS, bytes: 1 })),
@@ -159,7 +168,12 @@ impl<T: Send> Edge<T> {
 
     /// An end to send on. A restarted producer takes a new one: only [`Sender::finish`] counts.
     pub fn sender(self: &Arc<Self>) -> Sender<T> {
-        Sender { edge: self.clone() }
+        self.sender_of(0)
+    }
+
+    /// As [`Edge::sender`], for the producer of this number: it matters to those who work in event time.
+    pub fn sender_of(self: &Arc<Self>, producer: usize) -> Sender<T> {
+        Sender { edge: self.clone(), producer }
     }
 
     /// An end to receive on, for one consumer. A restarted consumer takes a new one and goes on where the last stopped.
@@ -192,6 +206,11 @@ impl<T: Send> Edge<T> {
         self.closed.store(true, Ordering::SeqCst);
         self.ledger.close();
         self.controls.close();
+        self.wake();
+    }
+
+    /// Lets every consumer's next wait end without an item.
+    pub fn wake(&self) {
         for lane in &self.lanes {
             let sleepers = if self.lanes.len() == 1 { self.consumers } else { 1 };
             for _ in 0..sleepers {
@@ -214,6 +233,11 @@ impl<T: Send> Edge<T> {
         dropped
     }
 
+    /// Whether each consumer has a lane of its own.
+    fn keeps_time(&self) -> bool {
+        self.lanes.len() == self.consumers
+    }
+
     fn end_of_stream(&self) {
         for consumer in 0..self.consumers {
             self.lanes[consumer % self.lanes.len()].queue.push(Message::Control(Control::EndOfStream, None));
@@ -224,6 +248,7 @@ impl<T: Send> Edge<T> {
 /// The sending end of an edge.
 pub struct Sender<T> {
     edge: Arc<Edge<T>>,
+    producer: usize,
 }
 
 impl<T: Send> Sender<T> {
@@ -260,20 +285,51 @@ impl<T: Send> Sender<T> {
     }
 
     /// Sends a barrier or a watermark to every consumer. (The end of the stream is announced by [`Sender::finish`].)
+    /// Consumers learn the least of all producers' watermarks. They need a lane each for that, since what comes before a
+    /// watermark on a common lane may still be in another consumer's hands: without lanes, watermarks are not sent.
     ///
     /// # Errors
     /// [`Closed`] when the edge is closed.
     pub fn control(&self, control: Control) -> Result<(), Closed> {
-        for consumer in 0..self.edge.consumers {
-            let credit = self.edge.controls.clone().acquire(Cost { records: 1, bytes: 0 })?;
-            let lane = &self.edge.lanes[consumer % self.edge.lanes.len()];
-            lane.queue.push(Message::Control(control, Some(credit)));
+        self.announce(control, |controls| controls.acquire(Cost { records: 1, bytes: 0 }).map(Some)).map(drop)
+    }
+
+    /// As [`Sender::control`], but without waiting where too many controls are on their way; whether all were sent.
+    pub fn try_control(&self, control: Control) -> bool {
+        self.announce(control, |controls| Ok(controls.try_acquire(Cost { records: 1, bytes: 0 }))).is_ok_and(|all| all)
+    }
+
+    fn announce(&self, control: Control, credit: impl Fn(Arc<Ledger>) -> Result<Option<Credit>, Closed>) -> Result<bool, Closed> {
+        let mark = match control {
+            Control::Watermark(time) => Some(Mark::At(time)),
+            Control::Idle => Some(Mark::Idle),
+            Control::EndOfStream | Control::Barrier(_) => None,
+        };
+        if mark.is_some() && !self.edge.keeps_time() {
+            return Ok(true);
         }
-        Ok(())
+        let mut all = true;
+        for consumer in 0..self.edge.consumers {
+            let Some(credit) = credit(self.edge.controls.clone())? else {
+                all = false;
+                continue;
+            };
+            let lane = &self.edge.lanes[consumer % self.edge.lanes.len()];
+            lane.queue.push(match mark {
+                Some(mark) => Message::Mark(self.producer, mark, Some(credit)),
+                None => Message::Control(control, Some(credit)),
+            });
+        }
+        Ok(all)
     }
 
     /// Says that this producer sends no more. Once every producer has, the consumers find the end of the stream.
     pub fn finish(self) {
+        if self.edge.keeps_time() {
+            for lane in &self.edge.lanes {
+                lane.queue.push(Message::Mark(self.producer, Mark::Done, None));
+            }
+        }
         if self.edge.open_producers.fetch_sub(1, Ordering::SeqCst) == 1 {
             self.edge.end_of_stream();
         }
@@ -309,21 +365,30 @@ pub struct Receiver<T> {
 impl<T: Send> Receiver<T> {
     /// Waits for the next item until the deadline, for ever without one.
     pub fn recv(&self, deadline: Option<Instant>) -> Received<T> {
-        if self.edge.closed.load(Ordering::SeqCst) {
-            return Received::Closed;
-        }
-        match self.edge.lanes[self.lane].queue.pop(deadline) {
-            Some(message) => self.open(message),
-            None => Received::TimedOut,
+        loop {
+            if self.edge.closed.load(Ordering::SeqCst) {
+                return Received::Closed;
+            }
+            match self.edge.lanes[self.lane].queue.pop(deadline) {
+                Some(message) => match self.open(message) {
+                    Some(received) => return received,
+                    None => continue,
+                },
+                None => return Received::TimedOut,
+            }
         }
     }
 
     /// Takes the next item if there is one.
     pub fn try_recv(&self) -> Option<Received<T>> {
-        if self.edge.closed.load(Ordering::SeqCst) {
-            return Some(Received::Closed);
+        loop {
+            if self.edge.closed.load(Ordering::SeqCst) {
+                return Some(Received::Closed);
+            }
+            if let Some(received) = self.open(self.edge.lanes[self.lane].queue.try_pop()?) {
+                return Some(received);
+            }
         }
-        self.edge.lanes[self.lane].queue.try_pop().map(|message| self.open(message))
     }
 
     /// The edge.
@@ -331,17 +396,20 @@ impl<T: Send> Receiver<T> {
         &self.edge
     }
 
-    fn open(&self, message: Message<T>) -> Received<T> {
+    /// What the consumer is told of a message, if anything.
+    fn open(&self, message: Message<T>) -> Option<Received<T>> {
         if self.edge.closed.load(Ordering::SeqCst) {
-            return Received::Closed;
+            return Some(Received::Closed);
         }
-        match message {
+        let lane = &self.edge.lanes[self.lane];
+        Some(match message {
             Message::Chunk(chunk) => {
-                self.edge.lanes[self.lane].depth.fetch_sub(chunk.len(), Ordering::Relaxed);
+                lane.depth.fetch_sub(chunk.len(), Ordering::Relaxed);
                 Received::Chunk(chunk)
             }
             Message::Control(control, _) => Received::Control(control),
-            Message::Wake => Received::Closed,
-        }
+            Message::Mark(producer, mark, _) => Received::Control(lock(&lane.frontier).note(producer, mark)?),
+            Message::Wake => Received::TimedOut,
+        })
     }
 }

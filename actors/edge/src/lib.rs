@@ -11,7 +11,9 @@
 //! 2. A sender that waits is woken by the release that makes room for it: nothing polls, nothing is lost.
 //! 3. A closed edge wakes everyone who waits on it.
 //! 4. An item larger than the edge's whole byte limit passes, alone.
-//! 5. The queue belongs to the edge: a consumer that dies leaves everything that it had not taken.
+//! 5. A consumer is told the least of its producers' watermarks, behind everything that came before them.
+//! 6. Who waits for records to be done misses none ([`AckRing`]).
+//! 7. The queue belongs to the edge: a consumer that dies leaves everything that it had not taken.
 //!
 //! Beside them stand [`Lockers`], the runtime's other piece of shared state that loom checks: copies that are exchanged
 //! between two uses.
@@ -33,12 +35,15 @@
 //! ```
 #![forbid(unsafe_code)]
 
+mod acks;
 mod channel;
 mod edge;
+mod frontier;
 mod ledger;
 mod lockers;
 mod sync;
 
+pub use acks::AckRing;
 pub use channel::Queue;
 pub use edge::{Chunk, Control, Edge, EdgeOptions, MAX_CHUNK, Received, Receiver, SendError, Sender};
 pub use ledger::{Closed, Cost, Credit, Ledger, Limits};

@@ -9,7 +9,7 @@ use loom::{
     sync::atomic::{AtomicUsize, Ordering},
     thread,
 };
-use millstream_edge::{Closed, Cost, Edge, EdgeOptions, Ledger, Limits, Lockers, Received};
+use millstream_edge::{AckRing, Closed, Control, Cost, Edge, EdgeOptions, Ledger, Limits, Lockers, Received};
 
 fn cost(records: u32, bytes: u64) -> Cost {
     Cost { records, bytes }
@@ -175,6 +175,79 @@ fn copies_are_exchanged_between_uses_whoever_comes_meanwhile() {
         assert_eq!(*late.open(), Some(2));
         for user in users {
             assert_eq!(*user.join().unwrap().open(), Some(2), "somebody kept the old value");
+        }
+    });
+}
+
+#[test]
+fn a_record_that_is_done_is_seen_by_who_waits_for_it() {
+    explore(|| {
+        let ring = Arc::new(AckRing::new(64));
+        let setters: Vec<_> = (0..2)
+            .map(|slot| {
+                let ring = ring.clone();
+                thread::spawn(move || ring.done(slot))
+            })
+            .collect();
+        // In the order of the slots, as a source's partition takes them.
+        let mut next = 0;
+        ring.wait(|| {
+            while next < 2 && ring.take(next) {
+                next += 1;
+            }
+            next == 2
+        });
+        for setter in setters {
+            setter.join().unwrap();
+        }
+        assert!(!ring.take(0) && !ring.take(1), "a bit was taken twice");
+    });
+}
+
+#[test]
+fn two_may_wait_for_records_and_none_sleeps_on() {
+    explore(|| {
+        let ring = Arc::new(AckRing::new(64));
+        let taken = Arc::new(AtomicUsize::new(0));
+        let waiter = {
+            let (ring, taken) = (ring.clone(), taken.clone());
+            thread::spawn(move || ring.wait(|| ring.take(0) && taken.fetch_add(1, Ordering::SeqCst) == 0))
+        };
+        ring.done(0);
+        ring.poke();
+        waiter.join().unwrap();
+        assert_eq!(taken.load(Ordering::SeqCst), 1);
+    });
+}
+
+#[test]
+fn the_least_watermark_is_told_behind_what_came_before_it() {
+    explore(|| {
+        let edge = Edge::new(EdgeOptions::new(Limits { records: 2, bytes: 8 }).producers(2));
+        let producers: Vec<_> = [(0, 5), (1, 3)]
+            .into_iter()
+            .map(|(producer, time)| {
+                let sender = edge.sender_of(producer);
+                thread::spawn(move || {
+                    sender.send(0, vec![time - 1], cost(1, 1)).unwrap();
+                    sender.control(Control::Watermark(time)).unwrap();
+                })
+            })
+            .collect();
+        let receiver = edge.receiver(0);
+        let mut seen = 0;
+        loop {
+            match receiver.recv(None) {
+                Received::Chunk(chunk) => seen += chunk.len(),
+                Received::Control(control) => {
+                    assert_eq!((control, seen), (Control::Watermark(3), 2));
+                    break;
+                }
+                Received::TimedOut | Received::Closed => unreachable!("nobody closed"),
+            }
+        }
+        for producer in producers {
+            producer.join().unwrap();
         }
     });
 }

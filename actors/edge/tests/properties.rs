@@ -122,6 +122,54 @@ proptest! {
     }
 }
 
+proptest! {
+    /// Whatever the producers do, nothing that a consumer is told of event time is contradicted by what follows.
+    #[test]
+    fn nothing_earlier_comes_behind_a_watermark(
+        consumers in 1usize..4,
+        steps in prop::collection::vec(prop::collection::vec((0i64..50, any::<bool>(), 0usize..8), 1..60), 1..4),
+    ) {
+        let options = EdgeOptions::new(Limits { records: 16, bytes: 1 << 20 }).producers(steps.len()).consumers(consumers).keyed(true);
+        let edge = Edge::new(options);
+        let producers: Vec<_> = steps.into_iter().enumerate().map(|(producer, steps)| {
+            let sender = edge.sender_of(producer);
+            thread::spawn(move || {
+                let mut least = 0;
+                for (ahead, mark, lane) in steps {
+                    if mark {
+                        least += ahead / 4;
+                        sender.control(Control::Watermark(least)).unwrap();
+                    } else {
+                        sender.send(lane % consumers, vec![least + ahead], Cost { records: 1, bytes: 1 }).unwrap();
+                    }
+                }
+                sender.finish();
+            })
+        }).collect();
+        let takers: Vec<_> = (0..consumers).map(|consumer| {
+            let receiver = edge.receiver(consumer);
+            thread::spawn(move || {
+                let mut told = i64::MIN;
+                loop {
+                    match receiver.recv(None) {
+                        Received::Chunk(chunk) => assert!(chunk.into_parts().0.iter().all(|time| *time >= told), "earlier than the watermark"),
+                        Received::Control(Control::Watermark(time)) => {
+                            assert!(time > told, "told twice, or back");
+                            told = time;
+                        }
+                        Received::Control(Control::EndOfStream) => return,
+                        _ => unreachable!("nobody closed, barred or was idle"),
+                    }
+                }
+            })
+        }).collect();
+        for thread in producers.into_iter().chain(takers) {
+            thread.join().unwrap();
+        }
+        prop_assert_eq!(edge.outstanding(), Cost::default());
+    }
+}
+
 #[test]
 fn a_closed_edge_gives_the_items_back() {
     let edge = Edge::new(EdgeOptions::new(Limits { records: 4, bytes: 4 }));

@@ -23,6 +23,12 @@ pub enum IoError {
         /// The line's number, from 1.
         line: u64,
     },
+    /// A file that should hold offsets and holds something else.
+    #[error("{path}: no offsets", path = path.display())]
+    Offsets {
+        /// The file.
+        path: PathBuf,
+    },
     /// A pattern that cannot be understood.
     #[error("the pattern `{pattern}`: {message}")]
     Pattern {

@@ -1,8 +1,8 @@
 //! JSON lines: one object a line, buffered, flushed when the pipeline drains.
 
 use std::{
-    fs::File,
-    io::{BufWriter, Write},
+    fs::{File, OpenOptions},
+    io::{BufWriter, Read, Seek, SeekFrom, Write},
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
@@ -20,19 +20,62 @@ pub struct JsonLinesWriter(Arc<Shared>);
 
 struct Shared {
     path: PathBuf,
+    /// Goes on behind what the file holds, and each flush reaches the disk.
+    append: bool,
     /// Opened by the first replica; it outlives restarts, so nothing that was written is lost.
     file: Mutex<Option<BufWriter<File>>>,
 }
 
 /// A sink that writes each record as a line of JSON to a new file. An existing file is replaced when the pipeline starts.
 pub fn jsonl(path: impl Into<PathBuf>) -> JsonLines {
-    JsonLines(Arc::new(Shared { path: path.into(), file: Mutex::new(None) }))
+    JsonLines(Arc::new(Shared { path: path.into(), append: false, file: Mutex::new(None) }))
+}
+
+impl JsonLines {
+    /// Goes on behind what the file holds, for a source that goes on where it was. Half a line at the end of the file, left
+    /// by a process that was killed, is cut off: its record was not reported as stored. A flush then lasts until the line is
+    /// on the disk.
+    #[must_use]
+    pub fn append(self) -> Self {
+        JsonLines(Arc::new(Shared { path: self.0.path.clone(), append: true, file: Mutex::new(None) }))
+    }
 }
 
 impl Shared {
+    fn open(&self) -> Result<File, IoError> {
+        if !self.append {
+            return File::create(&self.path).map_err(IoError::file(&self.path));
+        }
+        let open = || {
+            let mut file = OpenOptions::new().create(true).truncate(false).read(true).write(true).open(&self.path)?;
+            let whole = end_of_last_line(&mut file)?;
+            file.set_len(whole)?;
+            file.seek(SeekFrom::Start(whole))?;
+            Ok(file)
+        };
+        open().map_err(IoError::file(&self.path))
+    }
+
     fn lock(&self) -> MutexGuard<'_, Option<BufWriter<File>>> {
         self.file.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Where the last whole line ends.
+fn end_of_last_line(file: &mut File) -> std::io::Result<u64> {
+    let mut end = file.seek(SeekFrom::End(0))?;
+    let mut block = vec![0; 4096];
+    while end > 0 {
+        let start = end.saturating_sub(block.len() as u64);
+        let part = &mut block[..(end - start) as usize];
+        file.seek(SeekFrom::Start(start))?;
+        file.read_exact(part)?;
+        if let Some(at) = part.iter().rposition(|byte| *byte == b'\n') {
+            return Ok(start + at as u64 + 1);
+        }
+        end = start;
+    }
+    Ok(0)
 }
 
 impl<T: Serialize> SinkFactory<T> for JsonLines {
@@ -45,8 +88,7 @@ impl<T: Serialize> SinkFactory<T> for JsonLines {
     fn open(&self, _start: &Start) -> Result<JsonLinesWriter, StageError> {
         let mut file = self.0.lock();
         if file.is_none() {
-            let created = File::create(&self.0.path).map_err(IoError::file(&self.0.path));
-            *file = Some(BufWriter::new(created.map_err(StageError::fatal)?));
+            *file = Some(BufWriter::new(self.0.open().map_err(StageError::fatal)?));
         }
         Ok(JsonLinesWriter(self.0.clone()))
     }
@@ -65,7 +107,10 @@ impl<T: Serialize> Sink<T> for JsonLinesWriter {
 
     fn flush(&mut self) -> Result<(), StageError> {
         match &mut *self.0.lock() {
-            Some(file) => Ok(file.flush().map_err(IoError::file(&self.0.path))?),
+            Some(file) => {
+                let flushed = file.flush().and_then(|()| if self.0.append { file.get_ref().sync_data() } else { Ok(()) });
+                Ok(flushed.map_err(IoError::file(&self.0.path))?)
+            }
             None => Ok(()),
         }
     }

@@ -24,6 +24,7 @@ mod http;
 mod jsonl;
 mod letters;
 mod lines;
+mod offsets;
 mod watch;
 
 pub use error::IoError;
@@ -32,4 +33,5 @@ pub use http::{MetricsPage, serve_metrics};
 pub use jsonl::{JsonLines, JsonLinesWriter, jsonl};
 pub use letters::{LetterFile, letters};
 pub use lines::{Line, LineSource, lines, lines_of, stdin_lines};
+pub use offsets::OffsetFile;
 pub use watch::{Watch, Watched, watch_model};

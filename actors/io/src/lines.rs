@@ -8,9 +8,9 @@ use std::{
     thread,
 };
 
-use millstream_runtime::{ChannelSource, Position, Progress, Pulled, Record, Signal, Source, StageError, channel};
+use millstream_runtime::{ChannelSource, Committer, Position, Progress, Pulled, Record, Signal, Source, StageError, channel};
 
-use crate::IoError;
+use crate::{IoError, OffsetFile};
 
 /// Lines that standard input may be ahead of the pipeline.
 const STDIN_AHEAD: usize = 256;
@@ -31,17 +31,31 @@ pub struct LineSource {
     path: Option<PathBuf>,
     reader: Option<Box<dyn BufRead + Send>>,
     number: u64,
+    /// Where it is remembered how many lines are done.
+    offsets: Option<PathBuf>,
+    /// As many lines are done already.
+    skip: u64,
 }
 
 /// The lines of a file. It is opened when the pipeline starts.
 pub fn lines(path: impl Into<PathBuf>) -> LineSource {
     let path = path.into();
-    LineSource { name: path.display().to_string(), path: Some(path), reader: None, number: 0 }
+    LineSource { name: path.display().to_string(), path: Some(path), reader: None, number: 0, offsets: None, skip: 0 }
 }
 
 /// The lines of a reader, which must not block for long: a drain waits for the line that is being read.
 pub fn lines_of(name: &str, reader: impl BufRead + Send + 'static) -> LineSource {
-    LineSource { name: name.to_owned(), path: None, reader: Some(Box::new(reader)), number: 0 }
+    LineSource { name: name.to_owned(), path: None, reader: Some(Box::new(reader)), number: 0, offsets: None, skip: 0 }
+}
+
+impl LineSource {
+    /// Remembers in this file how many lines are done, and begins behind them: each line is delivered at least once, however
+    /// often the process dies. The file is replaced as a whole, so it is never half written.
+    #[must_use]
+    pub fn resume(mut self, offsets: impl Into<PathBuf>) -> Self {
+        self.offsets = Some(offsets.into());
+        self
+    }
 }
 
 /// The lines of standard input, up to 256 ahead of the pipeline.
@@ -76,6 +90,13 @@ impl Source<Line> for LineSource {
         "lines".into()
     }
 
+    fn committer(&mut self) -> Result<Option<Box<dyn Committer>>, StageError> {
+        let Some(path) = &self.offsets else { return Ok(None) };
+        let offsets = OffsetFile::open(path).map_err(StageError::fatal)?;
+        self.skip = offsets.done(0).unwrap_or(0);
+        Ok(Some(Box::new(offsets)))
+    }
+
     fn pull(&mut self, out: &mut Pulled<Line>, stop: &Signal) -> Result<Progress, StageError> {
         if let Some(path) = self.path.take() {
             let file = File::open(&path).map_err(IoError::file(path)).map_err(StageError::fatal)?;
@@ -89,14 +110,18 @@ impl Source<Line> for LineSource {
                 return Ok(Progress::End);
             }
             self.number += 1;
+            if self.number <= self.skip {
+                continue;
+            }
             while matches!(bytes.last(), Some(b'\n' | b'\r')) {
                 bytes.pop();
             }
             match String::from_utf8(bytes) {
                 Ok(text) => out.push(record(Line { number: self.number, text })),
                 Err(_) => {
+                    let position = Position { partition: 0, offset: self.number };
                     let error = IoError::Text { name: self.name.clone(), line: self.number };
-                    out.fault(format!("{}:{}", self.name, self.number), error);
+                    out.fault_at(position, format!("{}:{}", self.name, self.number), error);
                 }
             }
         }

@@ -73,7 +73,8 @@ impl<F: FnMut(&DeadLetter) -> Result<(), BoxError> + Send> DeadLetterSink for F 
 
 /// The pipeline's dead-letter office: the sink, if there is one, and the latest letters for the report.
 pub(crate) struct DeadLetters {
-    source: Arc<str>,
+    /// The sources' names.
+    sources: Vec<Arc<str>>,
     inner: Mutex<Inner>,
 }
 
@@ -92,8 +93,8 @@ pub(crate) struct Failure {
 }
 
 impl DeadLetters {
-    pub(crate) fn new(source: Arc<str>, sink: Option<Box<dyn DeadLetterSink>>) -> Self {
-        DeadLetters { source, inner: Mutex::new(Inner { sink, kept: VecDeque::new() }) }
+    pub(crate) fn new(sources: Vec<Arc<str>>, sink: Option<Box<dyn DeadLetterSink>>) -> Self {
+        DeadLetters { sources, inner: Mutex::new(Inner { sink, kept: VecDeque::new() }) }
     }
 
     /// Stores a letter. The caller ends the record only after this.
@@ -101,7 +102,7 @@ impl DeadLetters {
         let letter = DeadLetter {
             id: head.id,
             key: head.key,
-            source: self.source.clone(),
+            source: self.sources.get(head.source as usize).cloned().unwrap_or_else(|| failure.stage.clone()),
             position: head.position,
             locator: failure.locator,
             stage: failure.stage,

@@ -5,14 +5,17 @@ use std::{
     hash::{DefaultHasher, Hash, Hasher},
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Instant,
 };
 
 use millstream_edge::Cost;
 
-use crate::{outcome::Outcome, ticket::Ticket};
+use crate::{
+    outcome::Outcome,
+    ticket::{Origin, Ticket},
+};
 
 /// How many virtual shards keys are hashed to; a shard belongs to one replica of a stage.
 const SHARDS: u64 = 256;
@@ -88,9 +91,16 @@ pub struct TraceContext {
 pub struct Header {
     /// Unique within the pipeline; given at admission, in order. Children of one record share it.
     pub id: u64,
+    /// The branching that it is a copy at, if it is one.
+    pub(crate) copy: Option<Arc<CopyMark>>,
+    /// Which of a record's children it is: 0 while it has not become several. Copies of a child share it.
+    pub part: u64,
     /// The key, if the record has one.
     pub key: Option<Key>,
-    /// Where the record came from.
+    /// Which of the pipeline's sources the record came from, in the order in which they were connected; `u32::MAX` for one
+    /// that began in a stage.
+    pub source: u32,
+    /// Where in the source it came from.
     pub position: Position,
     /// The checkpoint epoch at admission.
     pub epoch: u64,
@@ -112,11 +122,56 @@ pub struct Header {
     pub trace: Option<TraceContext>,
 }
 
+impl Header {
+    /// Of a record that began within the pipeline.
+    pub(crate) fn born(origin: Origin, key: Option<Key>, event_time: Option<i64>, bytes: u64) -> Self {
+        Header {
+            id: origin.id,
+            copy: None,
+            part: 0,
+            key,
+            source: origin.source,
+            position: origin.position,
+            epoch: 0,
+            event_time,
+            deadline: None,
+            priority: 0,
+            cancel: None,
+            attempt: 0,
+            cost: Cost { records: 1, bytes },
+            admitted: Instant::now(),
+            trace: None,
+        }
+    }
+}
+
+/// What the copies of a record have in common, by which a join finds them.
+#[derive(Debug)]
+pub(crate) struct CopyMark {
+    /// Another for every record that was copied.
+    pub(crate) number: u64,
+    /// What the record itself was a copy at.
+    pub(crate) outer: Option<Arc<CopyMark>>,
+}
+
+impl CopyMark {
+    pub(crate) fn new(outer: Option<Arc<CopyMark>>) -> Arc<Self> {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        Arc::new(CopyMark { number: NEXT.fetch_add(1, Ordering::Relaxed), outer })
+    }
+}
+
 /// A payload on its way. Dropping one ends its record as cancelled.
 pub(crate) struct Envelope<T> {
     pub(crate) head: Header,
     pub(crate) ticket: Ticket,
     pub(crate) payload: T,
+}
+
+/// The number of a part's child, from 1: the same in every run, and another for every child.
+pub(crate) fn part_of(part: u64, child: usize) -> u64 {
+    let mixed = (part ^ (child as u64).rotate_left(32)).wrapping_add(child as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    (mixed ^ (mixed >> 29)).wrapping_mul(0xBF58_476D_1CE4_E5B9) ^ (mixed >> 32)
 }
 
 /// Why a record must not be executed any more, if so. The deadline timer may have ended it already.

@@ -1,17 +1,20 @@
 //! millstream's pipelines: supervised stages, dynamic batching, dead letters.
 //!
-//! A pipeline is a source, stages and a sink, each with a thread per replica, joined by bounded edges. Records flow
-//! through the edges; a control plane of actors starts, watches and restarts the threads, and sees no record.
+//! A pipeline is a graph of sources, stages and sinks, each with a thread per replica, joined by bounded edges. Records
+//! flow through the edges; a control plane of actors starts, watches and restarts the threads, and sees no record.
 //!
 //! Promises, each held by a test:
 //!
-//! 1. Every admitted record gets exactly one terminal [`Outcome`].
-//! 2. Records of one [`Key`] leave in the order in which they came, whatever fails in between.
-//! 3. What records hold on their way stays within [`Pipeline::memory_budget`], as far as stages declare how records grow.
+//! 1. Every admitted record gets exactly one terminal [`Outcome`]: the worst that any of its copies and children met.
+//! 2. Records of one [`Key`] that take the same way leave in the order in which they came, whatever fails in between.
+//! 3. What records and their copies hold on their way stays within [`Pipeline::memory_budget`], as far as stages declare
+//!    how records grow.
 //! 4. User code that panics costs one record: its instance is replaced, its neighbours go on, and the record becomes a
 //!    [`DeadLetter`]. User code that panics again and again fails the pipeline, once, with the cause.
 //! 5. A drain finishes everything that was let in; a shutdown ends by its deadline and says what is left.
 //! 6. A pipeline that waits uses no CPU: nothing polls.
+//! 7. A source that can begin again ([`Source::committer`]) is told that a record is done only when its outcome is durable.
+//! 8. With [`Order::Total`], sinks get records in the order of their coming.
 //!
 //! ```
 //! use millstream_runtime::{Pipeline, RunInference, StageError, collect, from_iter, handler, ms};
@@ -34,25 +37,31 @@
 mod batch;
 mod dead_letter;
 mod deadline;
+mod delivery;
 mod envelope;
 mod error;
+mod fail;
 mod infer;
 mod metrics;
 mod models;
 mod outcome;
 mod panics;
 mod pipeline;
+mod sequence;
 mod signal;
 mod sink;
 mod source;
 mod stage;
 mod supervise;
 mod ticket;
+mod time;
 
 pub use batch::{BatchOptions, ReleaseReason, Sizing};
 pub use dead_letter::{DeadLetter, DeadLetterSink};
 pub use envelope::{CancelToken, Header, Key, Position, TraceContext};
 pub use error::{BoxError, Cause, ErrorKind, Fault, PipelineError, StageError};
+#[doc(hidden)]
+pub use fail::fail_here;
 pub use infer::{EngineModel, FnHandler, IntoHandler, ModelHandler, ModelId, Prediction, Ragged, RunInference, handler, handler_with};
 pub use metrics::{EdgeSnapshot, HistogramSnapshot, Monitor, Report, Residue, Snapshot, StageSnapshot};
 pub use millstream_edge::{Cost, Limits};
@@ -60,9 +69,10 @@ pub use models::{
     Canary, Deployed, Deployment, DeploymentOptions, Keyed, LoadModel, ModelMemory, OnMemory, PerKey, PerKeyStats, SwapError, Verdict, VersionInfo,
 };
 pub use outcome::{Counts, Observer, Outcome, Terminal};
-pub use pipeline::{Flow, Handle, OnDrop, Pipeline, Remote, ms};
+pub use pipeline::{Answers, Ensemble, Flow, Handle, Join, Lone, OnDrop, Order, Pipeline, Remote, ms};
 pub use signal::Signal;
 pub use sink::{Collect, Collected, ForEach, Sink, SinkFactory, collect, for_each};
-pub use source::{ChannelSource, IterSource, Progress, Pulled, Push, PushError, Record, Source, channel, from_iter};
-pub use stage::{Context, Emit, OnError, SinkOptions, StageOptions, Start, Transform};
+pub use source::{ChannelSource, Committer, IterSource, Progress, Pulled, Push, PushError, Record, Source, channel, from_iter};
+pub use stage::{Context, Emit, OnError, Out, SinkOptions, StageOptions, Start, Transform};
 pub use supervise::{Mode, StageState, Supervision};
+pub use time::{Aggregate, Clock, Fold, ManualClock, Watermarks, Windowed, Windows, fold};

@@ -43,7 +43,9 @@ impl Outcome {
 pub struct Terminal {
     /// The record.
     pub id: u64,
-    /// Where it came from.
+    /// Which of the pipeline's sources it came from, in the order in which they were connected.
+    pub source: u32,
+    /// Where in the source it came from.
     pub position: Position,
     /// How it ended.
     pub outcome: Outcome,

@@ -43,6 +43,11 @@ impl<P> Batcher<P> {
         self.queue.len()
     }
 
+    /// Everything that waits, in order of arrival.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Pending<P>> {
+        self.queue.iter()
+    }
+
     pub(crate) fn insert(&mut self, pending: Pending<P>) {
         self.queue.insert(pending);
     }

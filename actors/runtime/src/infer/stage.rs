@@ -14,7 +14,7 @@ use crate::{
     batch::{BatchLimit, BatchOptions, Pace, Pending},
     envelope::Envelope,
     metrics::StageMetrics,
-    stage::{Exit, Stage, StageShared, Start, spawn_worker},
+    stage::{Entrance, Exit, Stage, StageShared, Start, spawn_worker},
 };
 
 /// A stage that runs a model.
@@ -32,8 +32,8 @@ pub(super) struct Parts<T, H: ModelHandler> {
     slots: Vec<Mutex<Slot<T, H::Input>>>,
 }
 
-/// The edge behind the stage.
-pub(super) type Outgoing<T, H> = Edge<Envelope<Prediction<T, <H as ModelHandler>::Output>>>;
+/// What follows the stage.
+pub(super) type Outgoing<T, H> = dyn Entrance<Prediction<T, <H as ModelHandler>::Output>>;
 
 /// An example on its way through the stage.
 pub(super) struct Item<T, I> {
@@ -63,6 +63,7 @@ pub(super) struct Slot<T, I> {
     pub(super) limit: BatchLimit,
     pub(super) pace: Pace,
     pub(super) ended: bool,
+    pub(super) watermark: Option<i64>,
 }
 
 impl<T, H: ModelHandler> InferStage<T, H> {
@@ -70,7 +71,15 @@ impl<T, H: ModelHandler> InferStage<T, H> {
         let most = (*run.batch.items.end()).min(run.handler.max_batch().unwrap_or(usize::MAX));
         let mut batch = run.batch.clone();
         batch.pad_to = batch.pad_to.max(run.handler.pad_to());
-        let slot = || Slot { waiting: Vec::new(), groups: Vec::new(), held: None, limit: BatchLimit::new(most), pace: Pace::new(&batch, most), ended: false };
+        let slot = || Slot {
+            waiting: Vec::new(),
+            groups: Vec::new(),
+            held: None,
+            limit: BatchLimit::new(most),
+            pace: Pace::new(&batch, most),
+            ended: false,
+            watermark: None,
+        };
         let slots = (0..run.stage.replicas).map(|_| Mutex::new(slot())).collect();
         InferStage(Arc::new(Parts { shared, run, batch, memory, inlet, outlet, slots }))
     }

@@ -61,6 +61,11 @@ pub(super) struct Worker<'a, T, H: ModelHandler> {
     held: Option<Credit>,
     limit: BatchLimit,
     ended: bool,
+    /// How far event time has come at the inlet, until all of that was passed on.
+    watermark: Option<i64>,
+    passed_on: i64,
+    /// Nobody before this stage knows how far event time has come.
+    idle: bool,
     outlet: Outlet<Prediction<T, H::Output>>,
     tally: Tally,
     pace: Pace,
@@ -82,7 +87,10 @@ impl<'a, T: Send + 'static, H: ModelHandler> Worker<'a, T, H> {
                 held: slot.held.take(),
                 limit: slot.limit.clone(),
                 ended: slot.ended,
-                outlet: Outlet::new(Some(&parts.outlet), parts.shared.metrics.clone()),
+                watermark: slot.watermark,
+                passed_on: i64::MIN,
+                idle: false,
+                outlet: Outlet::new(Some(&parts.outlet), &parts.shared.metrics, start.replica),
                 tally: Tally::default(),
                 pace: slot.pace.clone(),
             }
@@ -106,6 +114,7 @@ impl<'a, T: Send + 'static, H: ModelHandler> Worker<'a, T, H> {
                 slot.limit = worker.limit;
                 slot.pace = worker.pace;
                 slot.ended = worker.ended;
+                slot.watermark = worker.watermark;
                 Exit::Crashed(fault)
             }
             Err(Break::Aborted) => Exit::Aborted,
@@ -145,6 +154,7 @@ impl<'a, T: Send + 'static, H: ModelHandler> Worker<'a, T, H> {
             if self.pace.predict(1) >= LINGER {
                 self.outlet.flush().map_err(|_| Break::Aborted)?;
             }
+            self.pass_time_on()?;
             while !self.ended && self.batcher.len() < self.batcher.fill_to(self.most()) {
                 match receiver.try_recv() {
                     Some(received) => self.take_in(received)?,
@@ -195,9 +205,38 @@ impl<'a, T: Send + 'static, H: ModelHandler> Worker<'a, T, H> {
                 self.parts.slot(self.start.replica).ended = true;
                 Ok(())
             }
+            Received::Control(Control::Watermark(time)) => {
+                (self.watermark, self.idle) = (Some(time), false);
+                self.pass_time_on()
+            }
+            Received::Control(Control::Idle) => {
+                self.idle = true;
+                self.pass_time_on()
+            }
             Received::Control(_) | Received::TimedOut => Ok(()),
             Received::Closed => Err(Break::Aborted),
         }
+    }
+
+    /// Passes a watermark on, as far as nobody who is earlier waits here, and idleness when nobody waits here.
+    fn pass_time_on(&mut self) -> Result<(), Break> {
+        if self.idle && self.batcher.len() == 0 && self.groups.is_empty() {
+            (self.idle, self.passed_on) = (false, i64::MIN);
+            self.outlet.control(Control::Idle).map_err(|_| Break::Aborted)?;
+        }
+        let Some(watermark) = self.watermark else { return Ok(()) };
+        let in_groups = self.groups.iter().flat_map(|group| &group.items);
+        let waiting = self.batcher.iter().map(|pending| &pending.item).chain(in_groups);
+        let earliest = waiting.filter_map(|item| item.envelope.head.event_time).min().unwrap_or(i64::MAX);
+        if earliest >= watermark {
+            self.watermark = None;
+        }
+        let time = earliest.min(watermark);
+        if time > self.passed_on {
+            self.passed_on = time;
+            self.outlet.control(Control::Watermark(time)).map_err(|_| Break::Aborted)?;
+        }
+        Ok(())
     }
 
     /// Prepares examples and puts them into the batcher.

@@ -35,6 +35,7 @@ pub(crate) struct StageMetrics {
     pub(crate) panics: AtomicU64,
     pub(crate) restarts: AtomicU64,
     pub(crate) dead_letters: AtomicU64,
+    pub(crate) shed: AtomicU64,
     pub(crate) busy_nanos: AtomicU64,
     pub(crate) credit_wait_nanos: AtomicU64,
     /// Nanoseconds per chunk or batch.
@@ -65,6 +66,7 @@ impl StageMetrics {
             panics: AtomicU64::new(0),
             restarts: AtomicU64::new(0),
             dead_letters: AtomicU64::new(0),
+            shed: AtomicU64::new(0),
             busy_nanos: AtomicU64::new(0),
             credit_wait_nanos: AtomicU64::new(0),
             seconds: Log2Histogram::default(),

@@ -65,6 +65,8 @@ pub struct StageSnapshot {
     pub restarts: u64,
     /// Records that went to the dead letters.
     pub dead_letters: u64,
+    /// Shadow copies that were thrown away because there was no room for them.
+    pub shed: u64,
     /// Time in user code, over all replicas.
     pub busy: Duration,
     /// Time spent waiting for credits of the next edge, over all replicas.
@@ -101,6 +103,7 @@ impl StageSnapshot {
             panics: read(&metrics.panics),
             restarts: read(&metrics.restarts),
             dead_letters: read(&metrics.dead_letters),
+            shed: read(&metrics.shed),
             busy: Duration::from_nanos(read(&metrics.busy_nanos)),
             credit_wait: Duration::from_nanos(read(&metrics.credit_wait_nanos)),
             seconds: metrics.seconds.snapshot(),

@@ -2,35 +2,49 @@
 
 use std::{
     collections::HashSet,
-    sync::{Arc, atomic::AtomicUsize},
-    time::Instant,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize},
+    },
+    time::{Duration, Instant},
 };
 
-use millstream_edge::{Edge, EdgeOptions, Limits};
+use millstream_edge::{Edge, EdgeOptions, Limits, MAX_CHUNK};
 
-use super::{Handle, Options, Pipeline};
+use super::{
+    Handle, Options, Order, Pipeline,
+    graph::{Fan, Way, Wiring},
+};
 use crate::{
     dead_letter::DeadLetters,
+    delivery::Acks,
     envelope::Envelope,
-    error::PipelineError,
+    error::{PipelineError, StageError},
     infer::ModelId,
     metrics::StageMetrics,
     panics,
+    sequence::{Door, Sequence},
     signal::{Signal, Switch},
-    stage::{OnError, Stage, StageShared},
+    source::Committer,
+    stage::{Admission, OnError, StageOptions, StageShared},
     supervise::{AnyEdge, Host, Plumbing},
     ticket::Accounts,
+    time::Clock,
 };
 
 /// Records on an edge, unless something asks for more.
 const EDGE_RECORDS: u32 = 1024;
 /// Bytes on an edge, unless the budget is smaller.
 const EDGE_BYTES: u64 = 64 << 20;
+/// Shadow copies get this part of what is for records.
+const SHADOW_SHARE: u64 = 4;
 
 /// What the description of a stage says without its types.
 #[derive(Clone, Debug)]
 pub(crate) struct StageInfo {
     pub(crate) name: Arc<str>,
+    /// The name was given to this very stage: no other may have it. (A second sink of a kind is numbered instead.)
+    pub(crate) named: bool,
     pub(crate) replicas: usize,
     /// The largest batch, for a stage that batches.
     pub(crate) batch: Option<(usize, usize)>,
@@ -42,30 +56,65 @@ pub(crate) struct StageInfo {
     pub(crate) model: Option<Arc<ModelId>>,
     /// The most bytes of a run, for a stage that says so.
     pub(crate) memory: Option<u64>,
+    /// Watermarks begin here.
+    pub(crate) keeps_time: bool,
+    /// Records of their own begin here.
+    pub(crate) bears: bool,
+    /// What is wrong with its description.
+    pub(crate) problem: Option<&'static str>,
 }
 
 impl StageInfo {
+    /// A stage of one replica that does nothing special.
+    pub(crate) fn new(name: impl Into<Arc<str>>, keyed: bool) -> Self {
+        StageInfo {
+            name: name.into(),
+            named: true,
+            replicas: 1,
+            batch: None,
+            expansion: 1.0,
+            keyed,
+            on_error: OnError::Skip,
+            model: None,
+            memory: None,
+            keeps_time: false,
+            bears: false,
+            problem: None,
+        }
+    }
+
+    /// With what the options of a stage say.
+    pub(crate) fn with<T, U>(mut self, options: &StageOptions<T, U>) -> Self {
+        self.replicas = options.replicas;
+        self.expansion = options.expansion;
+        self.on_error = options.on_error;
+        self
+    }
+
     fn runs_model(&self) -> bool {
         self.model.is_some()
     }
 }
 
-/// What the stages are connected into, from the sink to the source.
+/// What the stages are made with.
 pub(crate) struct Assembly {
-    pub(crate) infos: Vec<StageInfo>,
-    pub(crate) stages: Vec<Box<dyn Stage>>,
-    pub(crate) stop: Signal,
-    /// The largest that a record gets on its way, as a multiple of what it weighs at the source.
-    pub(crate) expansion: f64,
-    pub(crate) entry_bytes: u64,
-    edges: Vec<Arc<dyn AnyEdge>>,
+    infos: Vec<StageInfo>,
+    wiring: Wiring,
+    edges: Vec<(usize, Arc<dyn AnyEdge>)>,
+    stop: Signal,
     abort: Signal,
     metrics: Vec<Arc<StageMetrics>>,
     accounts: Arc<Accounts>,
     dead: Arc<DeadLetters>,
+    entry_bytes: u64,
     edge_records: u32,
     edge_bytes: u64,
-    ordered: bool,
+    acks: Vec<Option<Arc<Acks>>>,
+    clock: Arc<dyn Clock>,
+    commit_every: Duration,
+    order: Order,
+    keeps_time: bool,
+    doors: Vec<(Arc<dyn AnyEdge>, Arc<AtomicBool>)>,
     run_bytes: u64,
 }
 
@@ -80,6 +129,7 @@ impl Assembly {
             abort: self.abort.clone(),
             on_error: info.on_error,
             model: info.model.clone(),
+            clock: self.clock.clone(),
         })
     }
 
@@ -89,26 +139,72 @@ impl Assembly {
         let batch = info.batch.map_or(0, |(_, most)| most);
         let room = u32::try_from(batch.saturating_mul(info.replicas + 1)).unwrap_or(u32::MAX);
         let limits = Limits { records: self.edge_records.max(room), bytes: self.edge_bytes };
-        let options =
-            EdgeOptions::new(limits).producers(self.infos[index - 1].replicas).consumers(info.replicas).keyed(self.ordered && info.keyed && info.replicas > 1);
+        // Watermarks need a lane for each consumer, and windows all records of a key.
+        let keyed = self.keeps_time
+            || match self.order {
+                Order::None => info.bears,
+                Order::PerKey => info.keyed,
+                Order::Total { .. } => true,
+            };
+        let producers = self.wiring.before[index].iter().map(|before| self.infos[*before].replicas).sum();
+        let options = EdgeOptions::new(limits).producers(producers).consumers(info.replicas).keyed(info.replicas > 1 && keyed);
         let edge = Edge::new(options);
-        self.edges.push(edge.clone());
+        self.edges.push((index, edge.clone()));
         edge
+    }
+
+    /// The door before the sink that takes from this edge, if there is to be one.
+    pub(crate) fn door<T: Send + 'static>(&mut self, inlet: &Arc<Edge<Envelope<T>>>) -> Option<Door<T>> {
+        let door = Door::new(self.accounts.sequence.clone()?);
+        self.doors.push((inlet.clone(), door.rung()));
+        Some(door)
     }
 
     /// The most bytes of one run of stage `index`.
     pub(crate) fn run_bytes(&self, index: usize) -> u64 {
         self.infos[index].memory.unwrap_or(self.run_bytes)
     }
+
+    /// On what terms the source at `index` lets records in. Sources ask in the order of their numbers.
+    pub(crate) fn admission(&mut self, index: usize, committer: Result<Option<Box<dyn Committer>>, StageError>) -> Admission {
+        self.acks.push(matches!(committer, Ok(Some(_))).then(Acks::new));
+        let number = self.wiring.before[..index].iter().filter(|before| before.is_empty()).count() as u32;
+        Admission { number, stop: self.stop.clone(), expansion: self.wiring.peaks[index], budget: self.entry_bytes, committer, commit_every: self.commit_every }
+    }
+
+    /// The largest that a record gets behind a way out of stage `index`, as a multiple of what it weighs there.
+    pub(crate) fn peak_behind(&self, index: usize, way: usize) -> f64 {
+        self.wiring.behind[index][way].map_or(1.0, |behind| self.wiring.peaks[behind])
+    }
 }
 
 /// Every reason why the description cannot work.
-fn problems(stages: &[StageInfo], options: &Options) -> Vec<String> {
+fn problems(wiring: &Wiring, infos: &[StageInfo], options: &Options) -> Vec<String> {
     let mut problems = Vec::new();
     let mut names = HashSet::new();
-    for stage in stages {
+    for (index, stage) in infos.iter().enumerate() {
         if !names.insert(&stage.name) {
             problems.push(format!("two stages are called `{}`", stage.name));
+        }
+        for (way, behind) in wiring.behind[index].iter().enumerate() {
+            if behind.is_none() {
+                problems.push(format!("way {way} out of stage `{}` leads to no sink of this pipeline", stage.name));
+            }
+        }
+        if let Some(problem) = stage.problem {
+            problems.push(format!("stage `{}` has {problem}", stage.name));
+        }
+        if let Order::Total { window } = options.order {
+            if wiring.behind[index].is_empty() && stage.replicas > 1 {
+                problems.push(format!("sink `{}` has {} replicas, total order needs one", stage.name, stage.replicas));
+            }
+            if stage.bears {
+                problems.push(format!("results of stage `{}` are new records, which have no place in a total order", stage.name));
+            }
+            let most = stage.batch.map_or(0, |(_, most)| most).max(MAX_CHUNK);
+            if (window as usize) < most {
+                problems.push(format!("the window of total order is {window}, stage `{}` needs {most}", stage.name));
+            }
         }
         if let Some((fewest, most)) = stage.batch {
             if most == 0 || fewest > most {
@@ -131,53 +227,92 @@ fn problems(stages: &[StageInfo], options: &Options) -> Vec<String> {
     problems
 }
 
+/// The stages' descriptions. Sources and sinks that were not given a name of their own are numbered where it is taken.
+fn describe(wiring: &Wiring) -> Vec<StageInfo> {
+    let mut infos: Vec<_> = wiring.nodes.iter().map(|node| node.info.clone()).collect();
+    let mut taken: HashSet<Arc<str>> = infos.iter().filter(|info| info.named).map(|info| info.name.clone()).collect();
+    for info in infos.iter_mut().filter(|info| !info.named) {
+        let plain = info.name.clone();
+        let mut number = 2;
+        while !taken.insert(info.name.clone()) {
+            info.name = format!("{plain}-{number}").into();
+            number += 1;
+        }
+    }
+    infos
+}
+
 pub(super) fn start(pipeline: Pipeline) -> Result<Handle, PipelineError> {
-    let Pipeline { stages: infos, connect, options } = pipeline;
-    let problems = problems(&infos, &options);
+    let Pipeline { sinks, options } = pipeline;
+    let wiring = Wiring::of(&sinks);
+    let infos = describe(&wiring);
+    let problems = problems(&wiring, &infos, &options);
     if !problems.is_empty() {
         return Err(PipelineError::Invalid(problems));
     }
     panics::warn_if_aborting();
 
     let budget = options.memory_budget.unwrap_or(u64::MAX);
-    let (entry_bytes, run_bytes) = divide(budget, &infos);
+    let (record_bytes, run_bytes) = divide(budget, &infos);
+    let shadows = wiring.nodes.iter().any(|node| matches!(node.fan(), Fan::All(ways) if ways.contains(&Way::Shadow)));
+    let shadow_bytes = if shadows { record_bytes / SHADOW_SHARE } else { 0 };
+    let entry_bytes = if budget == u64::MAX { u64::MAX } else { record_bytes - shadow_bytes };
     let (stop, abort) = (Switch::new(), Switch::new());
-    let accounts = Accounts::new(Limits { records: u32::MAX, bytes: entry_bytes }, options.observer);
-    let source_name = infos.first().map_or_else(|| "source".into(), |info| info.name.clone());
-    let dead = Arc::new(DeadLetters::new(source_name, options.dead_letters));
+    let (entry, shadow) = (Limits { records: u32::MAX, bytes: entry_bytes }, Limits { records: u32::MAX, bytes: shadow_bytes });
+    let keeps_time = infos.iter().any(|info| info.keeps_time);
+    let sequence = match options.order {
+        Order::Total { window } => Some(Sequence::new(window)),
+        Order::None | Order::PerKey => None,
+    };
+    let accounts = Accounts::new(entry, shadow, sequence.clone(), options.observer);
+    let sources = infos.iter().zip(&wiring.before).filter(|(_, before)| before.is_empty()).map(|(info, _)| info.name.clone());
+    let dead = Arc::new(DeadLetters::new(sources.collect(), options.dead_letters));
     let metrics: Vec<_> = infos.iter().map(|info| Arc::new(StageMetrics::new(info.name.clone(), info.replicas))).collect();
-    let mut growth = 1.0;
-    let expansion = infos.iter().fold(1.0, |peak: f64, info| {
-        growth *= info.expansion;
-        peak.max(growth)
-    });
 
     let mut assembly = Assembly {
-        stages: Vec::new(),
-        stop: stop.signal(),
-        expansion,
-        entry_bytes,
+        infos,
+        wiring,
         edges: Vec::new(),
+        stop: stop.signal(),
         abort: abort.signal(),
         metrics: metrics.clone(),
         accounts: accounts.clone(),
         dead: dead.clone(),
+        entry_bytes,
         edge_records: options.edge_records.unwrap_or(EDGE_RECORDS),
         edge_bytes: EDGE_BYTES.min(entry_bytes),
-        ordered: options.ordered,
+        acks: Vec::new(),
+        clock: options.clock.clone(),
+        commit_every: options.commit_every,
+        order: options.order,
+        keeps_time,
+        doors: Vec::new(),
         run_bytes,
-        infos,
     };
-    connect(&mut assembly);
-    let Assembly { mut stages, mut edges, infos, .. } = assembly;
-    // They were connected from the sink on.
-    stages.reverse();
-    edges.reverse();
+    let nodes = assembly.wiring.nodes.clone();
+    // All edges first: a stage is made with those that it sends on.
+    let builds: Vec<_> = nodes.iter().enumerate().filter_map(|(index, node)| Some(node.connect()?(&mut assembly, index))).collect();
+    let stages = builds.into_iter().map(|build| build(&mut assembly)).collect();
+    let Assembly { edges, infos, doors, acks, .. } = assembly;
+    if acks.iter().any(Option::is_some) {
+        if let Some(window) = infos.iter().find(|info| info.bears) {
+            let name = &window.name;
+            return Err(PipelineError::Invalid(vec![format!("what stage `{name}` holds does not outlive the process, and a source counts on that")]));
+        }
+        accounts.acknowledge(acks);
+    }
+    if let Some(sequence) = sequence {
+        sequence.watch(doors);
+    }
+    for (_, edge) in edges.iter().filter(|_| !options.clock.ticks()) {
+        let edge = Arc::downgrade(edge);
+        options.clock.watch(Box::new(move || edge.upgrade().into_iter().for_each(|edge| edge.wake())));
+    }
+    let (into, edges) = edges.into_iter().map(|(index, edge)| (infos[index].name.to_string(), edge)).unzip();
 
     let started = Instant::now();
     let plumbing = Arc::new(Plumbing { edges, stop, abort, accounts: accounts.clone(), threads: AtomicUsize::new(0) });
     let host = Host::start(stages, plumbing.clone(), options.supervision)?;
-    let into = infos.iter().skip(1).map(|info| info.name.to_string()).collect();
     Ok(Handle::new(host, plumbing, metrics, into, dead, started, options.on_drop))
 }
 
@@ -201,16 +336,10 @@ mod tests {
     use super::*;
 
     fn info(replicas: usize, model: bool, memory: Option<u64>) -> StageInfo {
-        StageInfo {
-            name: "s".into(),
-            replicas,
-            batch: None,
-            expansion: 1.0,
-            keyed: false,
-            on_error: OnError::Skip,
-            model: model.then(|| Arc::new(ModelId::new("m", "1"))),
-            memory,
-        }
+        let mut info = StageInfo::new("s", false);
+        (info.replicas, info.memory) = (replicas, memory);
+        info.model = model.then(|| Arc::new(ModelId::new("m", "1")));
+        info
     }
 
     #[test]

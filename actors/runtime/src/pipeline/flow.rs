@@ -7,37 +7,85 @@ use millstream_edge::Edge;
 use super::{
     Options, Pipeline,
     assembly::{Assembly, StageInfo},
+    graph::{Build, Connect, Fan, Feed, Node, Port},
 };
 use crate::{
     envelope::{Envelope, Key},
     error::StageError,
     infer::{InferStage, ModelHandler, Prediction, RunInference},
+    panics::guard,
     sink::SinkFactory,
     source::Source,
-    stage::{Factory, FilterFn, FlatMapFn, KeyByFn, MapFn, OnError, RecordStage, SinkOptions, SinkStep, SourceStage, StageOptions, Start, Transform, TryMapFn},
+    stage::{
+        Entrance, Factory, FilterFn, FlatMapFn, KeyByFn, MapFn, OnError, RecordStage, SinkOptions, SinkStep, SourceStage, Stage, StageOptions, Start,
+        Transform, TryMapFn,
+    },
 };
 
-type Connect<T> = Box<dyn FnOnce(&mut Assembly, Arc<Edge<Envelope<T>>>) + Send>;
+/// The edge into a stage, and what follows it.
+type Inlet<T> = Arc<Edge<Envelope<T>>>;
+type Way<U> = Arc<dyn Entrance<U>>;
 
 /// A pipeline that still lacks its sink. Its records are of type `T`.
 ///
 /// Closures given here are cloned: each replica works with a clone of its own, and with a fresh one after a panic.
 pub struct Flow<T> {
-    stages: Vec<StageInfo>,
-    connect: Connect<T>,
-    keyed: bool,
+    feeds: Vec<Feed<T>>,
+    pub(super) keyed: bool,
 }
 
 impl<T: Send + 'static> Flow<T> {
-    pub(super) fn from_source(source: Box<dyn Source<T>>) -> Self {
+    pub(super) fn from_source(mut source: Box<dyn Source<T>>) -> Self {
         let keyed = source.keyed();
-        let info = StageInfo { name: source.name(), replicas: 1, batch: None, expansion: 1.0, keyed, on_error: OnError::Fail, model: None, memory: None };
-        let connect: Connect<T> = Box::new(move |assembly, outlet| {
-            let (stop, expansion, budget) = (assembly.stop.clone(), assembly.expansion, assembly.entry_bytes);
-            let stage = SourceStage::new(assembly.shared(0), source, outlet, stop, expansion, budget);
-            assembly.stages.push(Box::new(stage));
+        let mut info = StageInfo::new(source.name(), keyed);
+        (info.named, info.on_error) = (false, OnError::Fail);
+        let port = Port::new();
+        let out = port.clone();
+        let connect: Connect = Box::new(move |_, index| {
+            Box::new(move |assembly| {
+                let committer = guard(|| source.committer()).unwrap_or_else(|fault| Err(StageError::fatal(fault.to_string())));
+                let admission = assembly.admission(index, committer);
+                Box::new(SourceStage::new(assembly.shared(index), source, out.entrance(), admission))
+            })
         });
-        Flow { stages: vec![info], connect, keyed }
+        let node = Node::new(info, Vec::new(), Fan::Choice(1), connect);
+        Flow::of(vec![Feed::new(&node, 0, port)], keyed)
+    }
+
+    pub(super) fn of(feeds: Vec<Feed<T>>, keyed: bool) -> Self {
+        Flow { feeds, keyed }
+    }
+
+    pub(super) fn into_feeds(self) -> Vec<Feed<T>> {
+        self.feeds
+    }
+
+    /// A node that takes this flow's records. `make` gets the edge into it.
+    pub(super) fn node<F>(self, info: StageInfo, fan: Fan, make: F) -> Arc<Node>
+    where
+        F: FnOnce(&mut Assembly, usize, Inlet<T>) -> Box<dyn Stage> + Send + 'static,
+    {
+        let feeds = self.feeds;
+        let inputs = feeds.iter().map(Feed::link).collect();
+        let connect: Connect = Box::new(move |assembly, index| {
+            let inlet = assembly.edge_into(index);
+            let mut producers = 0;
+            feeds.iter().for_each(|feed| feed.lead(&inlet, &mut producers, |record| record));
+            let build: Build = Box::new(move |assembly| make(assembly, index, inlet));
+            build
+        });
+        Node::new(info, inputs, fan, connect)
+    }
+
+    /// As [`Flow::node`], with one way out, which `make` gets too.
+    fn then<U: Send + 'static, F>(self, info: StageInfo, make: F) -> Flow<U>
+    where
+        F: FnOnce(&mut Assembly, usize, Inlet<T>, Way<U>) -> Box<dyn Stage> + Send + 'static,
+    {
+        let (keyed, port) = (self.keyed, Port::new());
+        let out = port.clone();
+        let node = self.node(info, Fan::Choice(1), move |assembly, index, inlet| make(assembly, index, inlet, out.entrance()));
+        Flow::of(vec![Feed::new(&node, 0, port)], keyed)
     }
 
     /// Turns each record into another.
@@ -108,51 +156,43 @@ impl<T: Send + 'static> Flow<T> {
         options: StageOptions<T, U>,
         factory: impl Fn(&Start) -> Result<S, StageError> + Send + Sync + 'static,
     ) -> Flow<U> {
-        let Flow { mut stages, connect, keyed } = self;
-        let index = stages.len();
-        stages.push(StageInfo {
-            name: name.into(),
-            replicas: options.replicas,
-            batch: None,
-            expansion: options.expansion,
-            keyed,
-            on_error: options.on_error,
-            model: None,
-            memory: None,
-        });
+        let info = StageInfo::new(name, self.keyed).with(&options);
+        self.transform(info, options, factory)
+    }
+
+    /// As [`Flow::stage`], where watermarks begin.
+    pub(super) fn timed<U: Send + 'static, S: Transform<T, U> + 'static>(
+        self,
+        name: &str,
+        options: StageOptions<T, U>,
+        factory: impl Fn(&Start) -> Result<S, StageError> + Send + Sync + 'static,
+    ) -> Flow<U> {
+        let mut info = StageInfo::new(name, self.keyed).with(&options);
+        info.keeps_time = true;
+        self.transform(info, options, factory)
+    }
+
+    fn transform<U: Send + 'static, S: Transform<T, U> + 'static>(
+        self,
+        info: StageInfo,
+        options: StageOptions<T, U>,
+        factory: impl Fn(&Start) -> Result<S, StageError> + Send + Sync + 'static,
+    ) -> Flow<U> {
         let factory: Factory<S> = Arc::new(factory);
-        let connect: Connect<U> = Box::new(move |assembly, outlet| {
-            let inlet = assembly.edge_into(index);
-            let stage = RecordStage::new(assembly.shared(index), options, factory, inlet.clone(), Some(outlet));
-            assembly.stages.push(Box::new(stage));
-            connect(assembly, inlet);
-        });
-        Flow { stages, connect, keyed }
+        self.then(info, move |assembly, index, inlet, way| Box::new(RecordStage::new(assembly.shared(index), options, factory, inlet, Some(way))))
     }
 
     /// Runs a model.
     #[must_use]
     pub fn infer<H: ModelHandler>(self, name: &str, run: RunInference<T, H>) -> Flow<Prediction<T, H::Output>> {
-        let Flow { mut stages, connect, keyed } = self;
-        let index = stages.len();
-        stages.push(StageInfo {
-            name: name.into(),
-            replicas: run.stage.replicas,
-            batch: Some((*run.batch.items.start(), (*run.batch.items.end()).max(run.batch.hold_until))),
-            expansion: run.stage.expansion,
-            keyed,
-            on_error: run.stage.on_error,
-            model: Some(Arc::new(run.handler.id())),
-            memory: run.memory,
-        });
-        let connect: Connect<Prediction<T, H::Output>> = Box::new(move |assembly, outlet| {
-            let inlet = assembly.edge_into(index);
+        let mut info = StageInfo::new(name, self.keyed).with(&run.stage);
+        info.batch = Some((*run.batch.items.start(), (*run.batch.items.end()).max(run.batch.hold_until)));
+        info.model = Some(Arc::new(run.handler.id()));
+        info.memory = run.memory;
+        self.then(info, move |assembly, index, inlet, way| {
             let memory = assembly.run_bytes(index);
-            let stage = InferStage::new(assembly.shared(index), run, memory, inlet.clone(), outlet);
-            assembly.stages.push(Box::new(stage));
-            connect(assembly, inlet);
-        });
-        Flow { stages, connect, keyed }
+            Box::new(InferStage::new(assembly.shared(index), run, memory, inlet, way))
+        })
     }
 
     /// Ends the pipeline in a sink.
@@ -170,26 +210,14 @@ impl<T: Send + 'static> Flow<T> {
     where
         F::Sink: 'static,
     {
-        let Flow { mut stages, connect, keyed } = self;
-        let index = stages.len();
         let options = options.into_inner();
-        stages.push(StageInfo {
-            name: sink.name(),
-            replicas: options.replicas,
-            batch: None,
-            expansion: 1.0,
-            keyed,
-            on_error: options.on_error,
-            model: None,
-            memory: None,
-        });
+        let mut info = StageInfo::new(sink.name(), self.keyed).with(&options);
+        info.named = false;
         let factory: Factory<SinkStep<F::Sink, T>> = Arc::new(move |start| Ok(SinkStep(sink.open(start)?, PhantomData)));
-        let connect = Box::new(move |assembly: &mut Assembly| {
-            let inlet = assembly.edge_into(index);
-            let stage = RecordStage::new(assembly.shared(index), options, factory, inlet.clone(), None);
-            assembly.stages.push(Box::new(stage));
-            connect(assembly, inlet);
+        let node = self.node(info, Fan::Choice(0), move |assembly, index, inlet| {
+            let door = assembly.door(&inlet);
+            Box::new(RecordStage::new(assembly.shared(index), options, factory, inlet, None).behind(door))
         });
-        Pipeline { stages, connect, options: Options::default() }
+        Pipeline { sinks: vec![node], options: Options::default() }
     }
 }

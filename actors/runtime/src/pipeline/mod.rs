@@ -1,18 +1,35 @@
 //! Building and running pipelines.
 //!
-//! A [`Flow`] is a pipeline that still lacks its sink; a [`Pipeline`] is complete and can be run or spawned.
+//! A [`Flow`] is a pipeline that still lacks its sink; a [`Pipeline`] is complete and can be run or spawned. Flows branch
+//! and merge; pipelines that share a beginning become one.
 
 mod assembly;
+mod branch;
+mod compound;
 mod flow;
+mod graph;
 mod handle;
+mod join;
+mod timed;
 
 use std::{sync::Arc, time::Duration};
 
 pub use flow::Flow;
 pub use handle::{Handle, Remote};
 
-use self::assembly::{Assembly, StageInfo};
-use crate::{dead_letter::DeadLetterSink, error::PipelineError, metrics::Report, outcome::Observer, source::Source, supervise::Supervision};
+pub use compound::{Answers, Ensemble};
+pub use join::{Join, Lone};
+
+use self::graph::Node;
+use crate::{
+    dead_letter::DeadLetterSink,
+    error::PipelineError,
+    metrics::Report,
+    outcome::Observer,
+    source::Source,
+    supervise::Supervision,
+    time::{Clock, SystemClock},
+};
 
 /// What a dropped handle does with its pipeline.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,15 +43,38 @@ pub enum OnDrop {
     Detach,
 }
 
+/// Which order records keep.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Order {
+    /// None: replicas share their work freely.
+    None,
+    /// That of their coming among the records of one key, along each way through the pipeline. The default.
+    PerKey,
+    /// All records come to the sinks in the order in which they were let in; what was dropped or failed is passed over.
+    /// Children of one record that took the same way keep their order too. Every sink has one replica.
+    Total {
+        /// How many records may be on their way or wait for one before them.
+        window: u32,
+    },
+}
+
+impl Order {
+    /// Total order, with a window of 1024 records.
+    pub const TOTAL: Order = Order::Total { window: 1024 };
+}
+
 /// What a pipeline is told as a whole.
 pub(crate) struct Options {
     pub(crate) memory_budget: Option<u64>,
     pub(crate) edge_records: Option<u32>,
-    pub(crate) ordered: bool,
+    pub(crate) order: Order,
     pub(crate) supervision: Supervision,
     pub(crate) dead_letters: Option<Box<dyn DeadLetterSink>>,
     pub(crate) observer: Option<Arc<dyn Observer>>,
     pub(crate) on_drop: OnDrop,
+    pub(crate) commit_every: Duration,
+    pub(crate) clock: Arc<dyn Clock>,
 }
 
 impl Default for Options {
@@ -42,16 +82,16 @@ impl Default for Options {
         Options {
             memory_budget: None,
             edge_records: None,
-            ordered: true,
+            order: Order::PerKey,
             supervision: Supervision::default(),
             dead_letters: None,
             observer: None,
             on_drop: OnDrop::Abort,
+            commit_every: Duration::from_secs(1),
+            clock: Arc::new(SystemClock),
         }
     }
 }
-
-type Connect = Box<dyn FnOnce(&mut Assembly) + Send>;
 
 /// A pipeline, complete from source to sink.
 ///
@@ -65,8 +105,7 @@ type Connect = Box<dyn FnOnce(&mut Assembly) + Send>;
 /// # Ok::<(), millstream_runtime::PipelineError>(())
 /// ```
 pub struct Pipeline {
-    stages: Vec<StageInfo>,
-    connect: Connect,
+    sinks: Vec<Arc<Node>>,
     options: Options,
 }
 
@@ -74,6 +113,24 @@ impl Pipeline {
     /// Begins a pipeline with its source.
     pub fn from<T: Send + 'static>(source: impl Source<T> + 'static) -> Flow<T> {
         Flow::from_source(Box::new(source))
+    }
+
+    /// Both pipelines as one: for flows that branched and end in several sinks, and for several sources. The options are
+    /// those of the first.
+    ///
+    /// ```
+    /// use millstream_runtime::{Pipeline, collect, from_iter};
+    ///
+    /// let ((evens, even), (odds, odd)) = (collect(), collect());
+    /// let [left, right] = Pipeline::from(from_iter(0..10)).split("parity", |x| x % 2);
+    /// left.sink(evens).and(right.sink(odds)).run()?;
+    /// assert_eq!((even.take(), odd.take()), (vec![0, 2, 4, 6, 8], vec![1, 3, 5, 7, 9]));
+    /// # Ok::<(), millstream_runtime::PipelineError>(())
+    /// ```
+    #[must_use]
+    pub fn and(mut self, other: Pipeline) -> Self {
+        self.sinks.extend(other.sinks);
+        self
     }
 
     /// The most bytes that records may hold on their way, and models while they run. Sources wait while the budget is
@@ -91,11 +148,30 @@ impl Pipeline {
         self
     }
 
+    /// Which order records keep.
+    ///
+    /// ```
+    /// use millstream_runtime::{Order, Pipeline, StageOptions, collect, from_iter};
+    ///
+    /// let (sink, results) = collect();
+    /// Pipeline::from(from_iter(0..100u32))
+    ///     .map_with("square", StageOptions::new().replicas(4), |x| x * x)
+    ///     .sink(sink)
+    ///     .order(Order::TOTAL)
+    ///     .run()?;
+    /// assert!(results.take().is_sorted());
+    /// # Ok::<(), millstream_runtime::PipelineError>(())
+    /// ```
+    #[must_use]
+    pub fn order(mut self, order: Order) -> Self {
+        self.options.order = order;
+        self
+    }
+
     /// Gives up the order within keys: replicas of a stage then share their work freely.
     #[must_use]
-    pub fn unordered(mut self) -> Self {
-        self.options.ordered = false;
-        self
+    pub fn unordered(self) -> Self {
+        self.order(Order::None)
     }
 
     /// How crashes are answered.
@@ -116,6 +192,21 @@ impl Pipeline {
     #[must_use]
     pub fn observe(mut self, observer: Arc<dyn Observer>) -> Self {
         self.options.observer = Some(observer);
+        self
+    }
+
+    /// The clock that joins, ensembles and idle sources go by.
+    #[must_use]
+    pub fn clock(mut self, clock: impl Clock + 'static) -> Self {
+        self.options.clock = Arc::new(clock);
+        self
+    }
+
+    /// How long a source that remembers what is done (see [`crate::Source::committer`]) lets pass between two commits: a
+    /// second by default. What was done since the last one is delivered again after a crash.
+    #[must_use]
+    pub fn commit_every(mut self, time: Duration) -> Self {
+        self.options.commit_every = time;
         self
     }
 

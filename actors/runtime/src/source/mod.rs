@@ -140,6 +140,12 @@ impl<T> Pulled<T> {
         self.items.push(PulledItem::Fault { position: None, locator: locator.into(), fault });
     }
 
+    /// As [`Pulled::fault`], where the source knows the position: what it is done with includes such records.
+    pub fn fault_at(&mut self, position: Position, locator: impl Into<String>, error: impl Into<StageError>) {
+        let fault = error.into().into();
+        self.items.push(PulledItem::Fault { position: Some(position), locator: locator.into(), fault });
+    }
+
     /// Counts records that were refused at the door.
     pub fn reject(&mut self, records: u64) {
         self.rejected += records;
@@ -168,12 +174,33 @@ pub trait Source<T>: Send {
         false
     }
 
+    /// What is told how far the source's records are done, for a source that can begin again from there. Asked for once,
+    /// before the first pull.
+    ///
+    /// A source that has one delivers at least once: a record that was not committed when the process died is delivered
+    /// again. Offsets must rise within a partition.
+    ///
+    /// # Errors
+    /// Fails the pipeline.
+    fn committer(&mut self) -> Result<Option<Box<dyn Committer>>, StageError> {
+        Ok(None)
+    }
+
     /// Waits for the next record, and takes what else is ready until `out` is full. Once `stop` is set, it returns
     /// without waiting, and [`Progress::End`] as soon as it has delivered what nobody could deliver again.
     ///
     /// # Errors
     /// What ends the stream early; the pipeline then fails. A single bad record is a [`Pulled::fault`] instead.
     fn pull(&mut self, out: &mut Pulled<T>, stop: &Signal) -> Result<Progress, StageError>;
+}
+
+/// Remembers how far a source's records are done. Runs on a thread of its own.
+pub trait Committer: Send {
+    /// For each of these partitions: everything up to this offset is done, durably. Must be durable on return.
+    ///
+    /// # Errors
+    /// Ends the pipeline.
+    fn commit(&mut self, done: &[Position]) -> Result<(), StageError>;
 }
 
 impl<T, S: Source<T> + ?Sized> Source<T> for Box<S> {
@@ -183,6 +210,10 @@ impl<T, S: Source<T> + ?Sized> Source<T> for Box<S> {
 
     fn keyed(&self) -> bool {
         (**self).keyed()
+    }
+
+    fn committer(&mut self) -> Result<Option<Box<dyn Committer>>, StageError> {
+        (**self).committer()
     }
 
     fn pull(&mut self, out: &mut Pulled<T>, stop: &Signal) -> Result<Progress, StageError> {

@@ -3,6 +3,8 @@
 //! A stage is built from a factory. Its queue belongs to the edge and its half-done work to a slot that outlives the
 //! worker, so a worker that panics takes nothing with it but the record that it panicked on.
 
+mod branch;
+mod gather;
 mod options;
 mod outlet;
 mod source_worker;
@@ -11,9 +13,12 @@ mod worker;
 
 use std::{io, sync::Arc, thread::JoinHandle};
 
+pub use branch::Out;
+pub(crate) use branch::{CopyFn, CopyKind, RouteFn, Scatter, Siding, SortFn, Switch};
+pub(crate) use gather::{GatherStage, Group, GroupBy, Lonely, Picked, Rule};
 pub use options::{OnError, SinkOptions, StageOptions};
-pub(crate) use outlet::Outlet;
-pub(crate) use source_worker::SourceStage;
+pub(crate) use outlet::{EdgeEntrance, Entrance, Outlet, Outward};
+pub(crate) use source_worker::{Admission, SourceStage};
 pub use transform::{Emit, Transform};
 pub(crate) use transform::{FilterFn, FlatMapFn, KeyByFn, MapFn, SinkStep, TryMapFn};
 pub(crate) use worker::RecordStage;
@@ -27,6 +32,7 @@ use crate::{
     outcome::Outcome,
     signal::Signal,
     ticket::{Accounts, Tally, Ticket},
+    time::Clock,
 };
 
 /// What a factory is told about the instance that it makes.
@@ -60,6 +66,7 @@ pub(crate) struct StageShared {
     pub(crate) abort: Signal,
     pub(crate) on_error: OnError,
     pub(crate) model: Option<Arc<ModelId>>,
+    pub(crate) clock: Arc<dyn Clock>,
 }
 
 impl StageShared {
@@ -77,6 +84,7 @@ impl StageShared {
         locator: Option<String>,
         tally: &mut Tally,
     ) -> Result<(), Cause> {
+        crate::fail_point!("before-letter");
         let failure = Failure { stage: self.name(), model: self.model.clone(), fault, payload, locator };
         self.bury_as(head, ticket, failure, tally)
     }
@@ -84,6 +92,7 @@ impl StageShared {
     /// As [`StageShared::bury`], where the caller knows more.
     pub(crate) fn bury_as(&self, head: &Header, ticket: Ticket, failure: Failure, tally: &mut Tally) -> Result<(), Cause> {
         self.dead.put(head, failure).map_err(|error| Cause::DeadLettersFailed { stage: self.name(), message: error.to_string() })?;
+        crate::fail_point!("after-letter");
         add(&self.metrics.dead_letters, 1);
         ticket.settle(Outcome::DeadLettered, tally);
         Ok(())

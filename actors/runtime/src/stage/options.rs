@@ -30,6 +30,8 @@ pub struct StageOptions<T, U> {
     pub(crate) encode: Option<Encode<T>>,
     pub(crate) expansion: f64,
     pub(crate) measure: Option<Measure<U>>,
+    /// After so long without a record the stage says that it does not know how far event time has come.
+    pub(crate) idle_after: Option<Duration>,
 }
 
 pub(crate) type Keep<T> = Arc<dyn Fn(&T) -> T + Send + Sync>;
@@ -45,13 +47,14 @@ impl<T, U> Clone for StageOptions<T, U> {
             encode: self.encode.clone(),
             expansion: self.expansion,
             measure: self.measure.clone(),
+            idle_after: self.idle_after,
         }
     }
 }
 
 impl<T, U> Default for StageOptions<T, U> {
     fn default() -> Self {
-        StageOptions { replicas: 1, on_error: OnError::Skip, keep: None, encode: None, expansion: 1.0, measure: None }
+        StageOptions { replicas: 1, on_error: OnError::Skip, keep: None, encode: None, expansion: 1.0, measure: None, idle_after: None }
     }
 }
 

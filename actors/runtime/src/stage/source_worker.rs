@@ -4,44 +4,67 @@ use std::{
     io,
     sync::{Arc, Mutex, PoisonError},
     thread::JoinHandle,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
-use millstream_edge::{Cost, Edge, MAX_CHUNK};
+use millstream_edge::{Cost, MAX_CHUNK};
 
-use super::{Exit, Outlet, Stage, StageShared, Start, spawn_worker};
+use super::{Entrance, Exit, Outlet, Stage, StageShared, Start, spawn_worker};
 use crate::{
-    envelope::{Envelope, Header, Position},
-    error::{Cause, Fault},
+    delivery::{Acks, Commits},
+    envelope::{Envelope, Header, Key, Position},
+    error::{Cause, Fault, StageError},
     metrics::{StageMetrics, add},
     outcome::Outcome,
     panics::guard,
     signal::Signal,
-    source::{Progress, Pulled, PulledItem, Record, Source},
+    source::{Committer, Progress, Pulled, PulledItem, Record, Source},
     stage::outlet::EdgeClosed,
     supervise::StageState,
-    ticket::{Tally, Ticket},
+    ticket::{Origin, Tally, Ticket},
 };
 
 /// A source and its edge.
 pub(crate) struct SourceStage<T> {
     shared: Arc<StageShared>,
     source: Mutex<Option<Box<dyn Source<T>>>>,
-    outlet: Arc<Edge<Envelope<T>>>,
+    /// What is told how far its records are done, and how often.
+    committer: Mutex<Result<Option<Box<dyn Committer>>, StageError>>,
+    commit_every: Duration,
+    outlet: Arc<dyn Entrance<T>>,
+    /// Which of the pipeline's sources it is.
+    number: u32,
     /// Set when the pipeline drains.
     stop: Signal,
-    /// The largest that a record gets on its way, as a multiple of what it weighs here.
+    /// The largest that a record gets on its way, with all its copies, as a multiple of what it weighs here.
     expansion: f64,
     /// The most bytes that one pull may collect.
     pull_bytes: u64,
 }
 
+/// On what terms a source lets records in.
+pub(crate) struct Admission {
+    /// Which of the pipeline's sources it is.
+    pub(crate) number: u32,
+    /// Set when the pipeline drains.
+    pub(crate) stop: Signal,
+    /// The largest that a record gets on its way, with all its copies, as a multiple of what it weighs here.
+    pub(crate) expansion: f64,
+    /// The entry budget in bytes.
+    pub(crate) budget: u64,
+    /// What is told how far the source's records are done, if it is to be told.
+    pub(crate) committer: Result<Option<Box<dyn Committer>>, StageError>,
+    pub(crate) commit_every: Duration,
+}
+
 impl<T: Send + 'static> SourceStage<T> {
-    pub(crate) fn new(shared: Arc<StageShared>, source: Box<dyn Source<T>>, outlet: Arc<Edge<Envelope<T>>>, stop: Signal, expansion: f64, budget: u64) -> Self {
+    pub(crate) fn new(shared: Arc<StageShared>, source: Box<dyn Source<T>>, outlet: Arc<dyn Entrance<T>>, admission: Admission) -> Self {
+        let Admission { number, stop, expansion, budget, committer, commit_every } = admission;
         // A pull is in memory before it is reserved: it must be a small part of the budget.
         let pull_bytes = (budget / 16).min(outlet.limits().bytes / 4).max(1);
         let source = Mutex::new(Some(source));
-        SourceStage { shared, source, outlet, stop, expansion: expansion.max(1.0), pull_bytes }
+        let committer = Mutex::new(committer);
+        SourceStage { shared, source, committer, commit_every, outlet, number, stop, expansion: expansion.max(1.0), pull_bytes }
     }
 }
 
@@ -55,23 +78,44 @@ impl<T: Send + 'static> Stage for SourceStage<T> {
         let mut gate = Gate {
             shared: self.shared.clone(),
             stop: self.stop.clone(),
-            outlet: Outlet::new(Some(&self.outlet), self.shared.metrics.clone()),
+            outlet: Outlet::new(Some(&self.outlet), &self.shared.metrics, start.replica),
             expansion: self.expansion,
-            next: 0,
+            number: self.number,
+            acks: self.shared.accounts.acks_of(self.number).cloned(),
             tally: Tally::default(),
         };
         let pull_bytes = self.pull_bytes;
+        let committer = std::mem::replace(&mut *self.committer.lock().unwrap_or_else(PoisonError::into_inner), Ok(None));
+        let commits = match (committer, &gate.acks) {
+            (Ok(Some(committer)), Some(acks)) => Ok(Some(Commits::start(acks.clone(), committer, self.commit_every, &self.shared.name())?)),
+            (Ok(_), _) => Ok(None),
+            (Err(error), _) => Err(error),
+        };
         let run = move || {
             let Some(mut source) = source else { return Exit::Aborted };
+            let commits = match commits {
+                Ok(commits) => commits,
+                Err(error) => return Exit::Failed(Cause::StageFailed { stage: gate.shared.name(), fault: error.into() }),
+            };
             gate.shared.metrics.set_state(StageState::Running);
-            let end = gate.stream(&mut source, pull_bytes);
+            let end = gate.stream(&mut source, pull_bytes, commits.as_ref());
             gate.tally.flush(&gate.shared.accounts);
             if let Err(fault) = guard(|| drop(source)) {
                 tracing::error!(%fault, "the source's destructor panicked");
             }
-            match end.and_then(|()| gate.outlet.finish().map_err(Into::into)) {
-                Ok(()) => Exit::Finished,
-                Err(exit) => exit,
+            let Gate { shared, outlet, acks, .. } = gate;
+            let end = end.and_then(|()| outlet.finish().map_err(Into::into));
+            if end.is_err()
+                && let Some(acks) = acks
+            {
+                acks.close();
+            }
+            let committed = commits.map_or(Ok(()), Commits::finish);
+            match (end, committed) {
+                (Err(Exit::Failed(cause)), _) => Exit::Failed(cause),
+                (_, Err(fault)) => Exit::Failed(Cause::StageFailed { stage: shared.name(), fault }),
+                (Ok(()), Ok(())) => Exit::Finished,
+                (Err(exit), Ok(())) => exit,
             }
         };
         spawn_worker(&self.shared.name(), start, run, done)
@@ -90,12 +134,14 @@ struct Gate<T> {
     stop: Signal,
     outlet: Outlet<T>,
     expansion: f64,
-    next: u64,
+    number: u32,
+    /// Where the ends of its records are noted, if it wants to know.
+    acks: Option<Arc<Acks>>,
     tally: Tally,
 }
 
 impl<T: Send> Gate<T> {
-    fn stream(&mut self, source: &mut Box<dyn Source<T>>, pull_bytes: u64) -> Result<(), Exit> {
+    fn stream(&mut self, source: &mut Box<dyn Source<T>>, pull_bytes: u64, commits: Option<&Commits>) -> Result<(), Exit> {
         let mut pulled = Pulled::new(MAX_CHUNK, pull_bytes);
         loop {
             pulled.reset();
@@ -110,7 +156,8 @@ impl<T: Send> Gate<T> {
             if self.shared.abort.is_set() {
                 return Err(Exit::Aborted);
             }
-            if progress == Progress::End {
+            // (A commit that failed is told of by those who join its thread.)
+            if progress == Progress::End || commits.is_some_and(Commits::has_failed) {
                 return Ok(());
             }
         }
@@ -122,11 +169,14 @@ impl<T: Send> Gate<T> {
         accounts.counters.end(Outcome::Rejected, pulled.rejected);
         let count = pulled.items.len() as u64;
         add(&self.shared.metrics.records_in, count);
+        self.line_up(count)?;
         // One reservation for all, if all fit: otherwise one by one.
         let all = pulled.items.iter().fold(Cost::default(), |sum, item| sum.plus(self.reservation(item)));
         let reserved = accounts.debit(all) == all && accounts.try_reserve(all);
+        let mut next = 0;
         if reserved {
             accounts.counters.admit(count);
+            next = accounts.number(count);
         }
         let admitted = Instant::now();
         let mut result = Ok(());
@@ -134,29 +184,68 @@ impl<T: Send> Gate<T> {
             let cost = accounts.debit(self.reservation(&item));
             if result.is_ok() && !reserved {
                 result = self.reserve(cost);
-                accounts.counters.admit(u64::from(result.is_ok()));
+                if result.is_ok() {
+                    // Numbered only now: nobody may have to wait for a number that waits for room.
+                    accounts.counters.admit(1);
+                    next = accounts.number(1);
+                }
             }
-            let id = self.next;
-            self.next += 1;
+            let id = next;
+            next += 1;
             if result.is_ok() {
                 result = self.let_one_in(id, item, cost.bytes, admitted);
             } else if reserved {
                 // Aborted half-way: what was let in with the others ends with them.
-                drop(Ticket::new(&accounts, id, Position::default(), cost.bytes));
+                let position = Position { partition: 0, offset: id };
+                drop(Ticket::new(&accounts, Origin { id, source: self.number, position, slot: 0 }, cost.bytes));
             }
         }
         self.tally.flush(&accounts);
         result
     }
 
+    /// Waits for numbers, where order limits how many may be on their way.
+    fn line_up(&mut self, records: u64) -> Result<(), Exit> {
+        let Some(sequence) = &self.shared.accounts.sequence else { return Ok(()) };
+        let (sequence, records) = (sequence.clone(), records as u32);
+        if sequence.try_enter(records) {
+            return Ok(());
+        }
+        self.outlet.flush()?;
+        let start = Instant::now();
+        let entered = sequence.enter(records);
+        self.shared.metrics.waited(start.elapsed());
+        entered.map_err(|_| Exit::Aborted)
+    }
+
     fn let_one_in(&mut self, id: u64, item: PulledItem<T>, reserved: u64, admitted: Instant) -> Result<(), Exit> {
         match item {
             PulledItem::Record(record) => self.send(id, record, reserved, admitted),
             PulledItem::Fault { position, locator, fault } => {
-                let position = position.unwrap_or(Position { partition: 0, offset: id });
-                let ticket = Ticket::new(&self.shared.accounts, id, position, reserved);
-                let head = header(id, position, Record::new(()), admitted);
+                let origin = self.origin(id, position)?;
+                let ticket = Ticket::new(&self.shared.accounts, origin, reserved);
+                let head = header(origin, Record::new(()), admitted);
                 self.shared.bury(&head, ticket, fault, None, Some(locator), &mut self.tally).map_err(Exit::Failed)
+            }
+        }
+    }
+
+    fn origin(&mut self, id: u64, position: Option<Position>) -> Result<Origin, Exit> {
+        let position = position.unwrap_or(Position { partition: 0, offset: id });
+        let slot = if self.acks.is_some() { self.slot(position)? } else { 0 };
+        Ok(Origin { id, source: self.number, position, slot })
+    }
+
+    /// A place for the record's end to be noted, waiting for one if there is none.
+    fn slot(&mut self, position: Position) -> Result<u64, Exit> {
+        let Some(acks) = self.acks.clone() else { return Ok(0) };
+        loop {
+            if let Some(slot) = acks.try_enter(position) {
+                return Ok(slot);
+            }
+            self.outlet.flush()?;
+            if !acks.wait_for_room() {
+                return Err(Exit::Aborted);
             }
         }
     }
@@ -182,24 +271,31 @@ impl<T: Send> Gate<T> {
     }
 
     fn send(&mut self, id: u64, record: Record<T>, reserved: u64, admitted: Instant) -> Result<(), Exit> {
+        let origin = self.origin(id, record.position)?;
         let accounts = &self.shared.accounts;
-        let position = record.position.unwrap_or(Position { partition: 0, offset: id });
-        let mut ticket = Ticket::new(accounts, id, position, reserved);
+        let mut ticket = Ticket::new(accounts, origin, reserved);
         if let Some(deadline) = record.deadline {
             let family = ticket.share();
             accounts.reaper.watch(deadline, family);
         }
-        let (payload, record) = record.split();
-        let head = header(id, position, record, admitted);
+        let (payload, mut record) = record.split();
+        if accounts.sequence.is_some() {
+            // Where replicas share the work, the children of one record keep together.
+            record.key.get_or_insert(Key(id));
+        }
+        let head = header(origin, record, admitted);
         Ok(self.outlet.push(Envelope { head, ticket, payload })?)
     }
 }
 
-fn header(id: u64, position: Position, record: Record<()>, admitted: Instant) -> Header {
+fn header(origin: Origin, record: Record<()>, admitted: Instant) -> Header {
     Header {
-        id,
+        id: origin.id,
+        copy: None,
+        part: 0,
         key: record.key,
-        position,
+        source: origin.source,
+        position: origin.position,
         epoch: 0,
         event_time: record.event_time,
         deadline: record.deadline,

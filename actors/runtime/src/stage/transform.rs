@@ -9,11 +9,21 @@ use crate::{envelope::Key, error::StageError, sink::Sink};
 pub struct Emit<U> {
     pub(super) items: Vec<U>,
     pub(super) key: Option<Key>,
+    pub(super) event_time: Option<i64>,
+    pub(super) watermark: Option<i64>,
+    pub(super) born: Vec<Born<U>>,
+}
+
+/// A result that is a record of its own.
+pub(super) struct Born<U> {
+    pub(super) key: Option<Key>,
+    pub(super) event_time: Option<i64>,
+    pub(super) item: U,
 }
 
 impl<U> Emit<U> {
     pub(super) fn new() -> Self {
-        Emit { items: Vec::new(), key: None }
+        Emit { items: Vec::new(), key: None, event_time: None, watermark: None, born: Vec::new() }
     }
 
     /// Passes a result on.
@@ -24,6 +34,22 @@ impl<U> Emit<U> {
     /// Gives the results this key.
     pub fn set_key(&mut self, key: Key) {
         self.key = Some(key);
+    }
+
+    /// Gives the results this event time, in microseconds since 1970.
+    pub fn set_event_time(&mut self, time: i64) {
+        self.event_time = Some(time);
+    }
+
+    /// Says that no record with an earlier event time will leave this stage; `None` says nothing, not even what was said
+    /// to this stage.
+    pub fn set_watermark(&mut self, time: Option<i64>) {
+        self.watermark = time;
+    }
+
+    /// Passes on a result that is a record of its own, made of many: it has its own outcome.
+    pub fn begin(&mut self, key: Option<Key>, event_time: Option<i64>, item: U) {
+        self.born.push(Born { key, event_time, item });
     }
 }
 
@@ -36,6 +62,17 @@ pub trait Transform<T, U>: Send {
     /// # Errors
     /// Handled by the stage's policy: by default, the record goes to the dead letters.
     fn apply(&mut self, record: T, context: &Context<'_>, out: &mut Emit<U>) -> Result<(), StageError>;
+
+    /// Event time has come so far (microseconds since 1970): no record with an earlier one will come here. At the end of
+    /// the stream this is `i64::MAX`. The same is passed on, behind what is begun here, unless
+    /// [`Emit::set_watermark`] says otherwise.
+    ///
+    /// # Errors
+    /// Ends the pipeline.
+    fn watermark(&mut self, time: i64, out: &mut Emit<U>) -> Result<(), StageError> {
+        let _ = (time, out);
+        Ok(())
+    }
 
     /// The stream has ended, or the pipeline is being aborted.
     ///

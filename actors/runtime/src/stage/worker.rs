@@ -17,17 +17,22 @@ use std::{
 
 use millstream_edge::{Control, Edge, Received};
 
-use super::{Context, Emit, Exit, Factory, OnError, Outlet, Stage, StageOptions, StageShared, Start, Transform, spawn_worker};
+use super::{Context, Emit, Entrance, Exit, Factory, OnError, Outlet, Stage, StageOptions, StageShared, Start, Transform, spawn_worker, transform::Born};
 use crate::{
-    envelope::{Envelope, Header, given_up},
+    envelope::{Envelope, Header, Position, given_up, part_of},
     error::{Cause, ErrorKind, Fault, StageError},
     metrics::{StageMetrics, add},
     outcome::Outcome,
     panics::guard,
+    sequence::Door,
     stage::outlet::EdgeClosed,
     supervise::StageState,
-    ticket::{Tally, Ticket},
+    ticket::{Origin, Tally, Ticket},
+    time::alarm,
 };
+
+/// A sink that holds records until they are durable is flushed when it holds so many, and whenever it has nothing to do.
+const FLUSH_AT: usize = 1024;
 
 /// A stage that takes one record at a time.
 pub(crate) struct RecordStage<T, U, S>(Arc<Parts<T, U, S>>);
@@ -37,14 +42,18 @@ struct Parts<T, U, S> {
     options: StageOptions<T, U>,
     factory: Factory<S>,
     inlet: Arc<Edge<Envelope<T>>>,
-    outlet: Option<Arc<Edge<Envelope<U>>>>,
+    outlet: Option<Arc<dyn Entrance<U>>>,
     slots: Vec<Mutex<Slot<T>>>,
 }
 
 /// What a worker leaves to its successor.
 struct Slot<T> {
     chunk: VecDeque<Envelope<T>>,
+    /// Where records wait for their turn, before a sink in a pipeline of total order.
+    door: Option<Door<T>>,
     ended: bool,
+    /// The user code knows that event time has come to its end.
+    told: bool,
 }
 
 impl<T, U, S> RecordStage<T, U, S> {
@@ -53,10 +62,18 @@ impl<T, U, S> RecordStage<T, U, S> {
         options: StageOptions<T, U>,
         factory: Factory<S>,
         inlet: Arc<Edge<Envelope<T>>>,
-        outlet: Option<Arc<Edge<Envelope<U>>>>,
+        outlet: Option<Arc<dyn Entrance<U>>>,
     ) -> Self {
-        let slots = (0..options.replicas).map(|_| Mutex::new(Slot { chunk: VecDeque::new(), ended: false })).collect();
+        let slots = (0..options.replicas).map(|_| Mutex::new(Slot { chunk: VecDeque::new(), door: None, ended: false, told: false })).collect();
         RecordStage(Arc::new(Parts { shared, options, factory, inlet, outlet, slots }))
+    }
+
+    /// Puts a door before the first replica: there is only one then.
+    pub(crate) fn behind(self, door: Option<Door<T>>) -> Self {
+        if let Some(slot) = self.0.slots.first() {
+            slot.lock().unwrap_or_else(PoisonError::into_inner).door = door;
+        }
+        self
     }
 }
 
@@ -106,16 +123,26 @@ where
         let mut worker = Worker {
             parts: self,
             pending: VecDeque::new(),
-            outlet: Outlet::new(self.outlet.as_ref(), self.shared.metrics.clone()),
+            door: None,
+            outlet: Outlet::new(self.outlet.as_ref(), &self.shared.metrics, start.replica),
             emit: Emit::new(),
             tally: Tally::default(),
+            stored: Vec::new(),
+            holds: self.outlet.is_none() && self.shared.accounts.acknowledges(),
         };
         let ended = {
             let mut slot = self.slot(start.replica);
             worker.pending = std::mem::take(&mut slot.chunk);
+            worker.door = slot.door.take();
             slot.ended
         };
-        let result = worker.stream(&mut step, start.replica, ended);
+        let mut result = worker.stream(&mut step, start.replica, ended);
+        // Whatever ended the stream: what the sink has taken is made durable, or did not happen.
+        if !worker.stored.is_empty()
+            && let Err(failed) = worker.settle_stored(&mut step)
+        {
+            result = Err(failed);
+        }
         worker.tally.flush(&self.shared.accounts);
         let exit = match result {
             Ok(()) => match worker.outlet.finish() {
@@ -125,7 +152,9 @@ where
             Err(Break::Crashed(fault)) => {
                 // What was done before the panic goes on its way, what was not is the successor's.
                 let _ = worker.outlet.flush();
-                self.slot(start.replica).chunk = std::mem::take(&mut worker.pending);
+                let mut slot = self.slot(start.replica);
+                slot.chunk = std::mem::take(&mut worker.pending);
+                slot.door = worker.door.take();
                 Exit::Crashed(fault)
             }
             Err(Break::Aborted) => match guard(|| step.finish()) {
@@ -159,9 +188,14 @@ where
 struct Worker<'a, T, U, S> {
     parts: &'a Parts<T, U, S>,
     pending: VecDeque<Envelope<T>>,
+    door: Option<Door<T>>,
     outlet: Outlet<U>,
     emit: Emit<U>,
     tally: Tally,
+    /// Tickets of records that a sink has taken and not made durable yet.
+    stored: Vec<Ticket>,
+    /// A source wants to know when its records are done, and this is a sink: done is what was flushed.
+    holds: bool,
 }
 
 /// The record in hand.
@@ -179,29 +213,78 @@ where
 {
     fn stream(&mut self, step: &mut S, replica: usize, mut ended: bool) -> Result<(), Break> {
         let receiver = self.parts.inlet.receiver(replica);
+        let idle_after = self.parts.options.idle_after;
+        let clock = &*self.parts.shared.clock;
+        let patience = || idle_after.map(|time| clock.now() + time);
+        let mut idle_at = patience();
+        // The last watermark of this stage's own.
+        let mut said = None;
         loop {
             if !self.pending.is_empty() {
                 self.work(step)?;
+                idle_at = patience();
             }
             self.outlet.flush()?;
-            if ended {
+            if let Some(time) = self.emit.watermark.take().filter(|time| said != Some(*time)) {
+                said = Some(time);
+                self.outlet.control(Control::Watermark(time))?;
+            }
+            if let Some(door) = &mut self.door {
+                door.open(&mut self.pending);
+                if !self.pending.is_empty() {
+                    continue;
+                }
+            }
+            if ended && !self.parts.slot(replica).told {
+                self.watermark(step, i64::MAX)?;
+                self.parts.slot(replica).told = true;
+            }
+            if ended && self.door.as_ref().is_none_or(Door::is_empty) {
                 return match guard(|| step.finish()) {
-                    Ok(Ok(())) => Ok(()),
+                    Ok(Ok(())) => {
+                        self.settle_all();
+                        Ok(())
+                    }
                     Ok(Err(error)) => Err(Break::Failed(self.parts.failed(error))),
                     Err(fault) => Err(Break::Crashed(fault)),
                 };
             }
-            match receiver.recv(None) {
+            let received = if self.stored.is_empty() { None } else { receiver.try_recv() };
+            let received = match received {
+                Some(received) => received,
+                None => {
+                    if !self.stored.is_empty() {
+                        self.settle_stored(step)?;
+                        self.tally.flush(&self.parts.shared.accounts);
+                    }
+                    receiver.recv(alarm(clock, idle_at))
+                }
+            };
+            match received {
                 Received::Chunk(chunk) => {
                     let (items, credit) = chunk.into_parts();
                     // The chunk goes into execution: the sender may send the next one.
                     drop(credit);
                     add(&self.parts.shared.metrics.records_in, items.len() as u64);
-                    self.pending = items.into();
+                    match &mut self.door {
+                        Some(door) => items.into_iter().for_each(|envelope| door.arrive(envelope)),
+                        None => self.pending = items.into(),
+                    }
                 }
                 Received::Control(Control::EndOfStream) => {
                     ended = true;
                     self.parts.slot(replica).ended = true;
+                }
+                Received::Control(Control::Watermark(time)) => {
+                    self.watermark(step, time)?;
+                    if let Some(time) = self.emit.watermark.take() {
+                        self.outlet.control(Control::Watermark(time))?;
+                    }
+                }
+                Received::Control(Control::Idle) if idle_after.is_none() => self.outlet.control(Control::Idle)?,
+                Received::TimedOut if idle_at.is_some_and(|at| at <= clock.now()) => {
+                    self.outlet.control(Control::Idle)?;
+                    (idle_at, said) = (None, None);
                 }
                 Received::Control(_) | Received::TimedOut => {}
                 Received::Closed => return Err(Break::Aborted),
@@ -209,16 +292,85 @@ where
         }
     }
 
+    /// Makes durable what the sink has taken; its records have ended then.
+    fn settle_stored(&mut self, step: &mut S) -> Result<(), Break> {
+        crate::fail_point!("before-flush");
+        match guard(|| step.finish()) {
+            Ok(Ok(())) => {
+                crate::fail_point!("after-flush");
+                self.settle_all();
+                Ok(())
+            }
+            Ok(Err(error)) => Err(self.not_stored(error.into())),
+            Err(fault) => Err(self.not_stored(fault)),
+        }
+    }
+
+    fn settle_all(&mut self) {
+        for ticket in self.stored.drain(..) {
+            ticket.settle(Outcome::Ok, &mut self.tally);
+        }
+    }
+
+    /// Nobody knows what the sink still holds: the pipeline ends, and what was not made durable is delivered again.
+    fn not_stored(&mut self, fault: Fault) -> Break {
+        self.stored.clear();
+        Break::Failed(Cause::StageFailed { stage: self.parts.shared.name(), fault })
+    }
+
+    /// Tells the user code how far event time has come, and passes on what it makes of that.
+    fn watermark(&mut self, step: &mut S, time: i64) -> Result<(), Break> {
+        self.emit.watermark = Some(time);
+        let told = guard(|| step.watermark(time, &mut self.emit));
+        // What was made before a panic was made.
+        self.bear()?;
+        match told {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => Err(Break::Failed(self.parts.failed(error))),
+            Err(fault) => {
+                add(&self.parts.shared.metrics.panics, 1);
+                Err(Break::Crashed(fault))
+            }
+        }
+    }
+
+    /// Lets in the records that the user code has begun.
+    fn bear(&mut self) -> Result<(), Break> {
+        let mut born = std::mem::take(&mut self.emit.born);
+        if !born.is_empty() && self.parts.shared.accounts.sequence.is_some() {
+            let error = StageError::fatal("a record that begins in a stage has no place in a total order");
+            return Err(Break::Failed(self.parts.failed(error)));
+        }
+        for Born { key, event_time, item } in born.drain(..) {
+            let accounts = &self.parts.shared.accounts;
+            let bytes = self.parts.options.measure.as_ref().map_or(size_of::<U>() as u64, |measure| measure(&item));
+            let id = accounts.number(1);
+            accounts.counters.admit(1);
+            let origin = Origin { id, source: u32::MAX, position: Position { partition: 0, offset: id }, slot: 0 };
+            let ticket = Ticket::born(accounts, origin, bytes);
+            let record = Header::born(origin, key, event_time, bytes);
+            self.outlet.push(Envelope { head: record, ticket, payload: item })?;
+        }
+        self.emit.born = born;
+        Ok(())
+    }
+
     /// Works through the pending chunk.
     fn work(&mut self, step: &mut S) -> Result<(), Break> {
         let start = Instant::now();
         let mut current: Option<Current<T>> = None;
         let result = guard(|| {
-            while let Some(envelope) = self.pending.pop_front() {
+            loop {
+                if self.stored.len() >= FLUSH_AT {
+                    self.settle_stored(step)?;
+                }
+                let Some(envelope) = self.pending.pop_front() else { return Ok(()) };
                 self.one(step, envelope, &mut current)?;
                 current = None;
+                if !self.emit.born.is_empty() {
+                    self.bear()?;
+                }
             }
-            Ok(())
         });
         let waited = self.outlet.take_waited();
         self.parts.shared.metrics.worked(start.elapsed().saturating_sub(waited));
@@ -294,10 +446,18 @@ where
         if let Some(key) = self.emit.key.take() {
             head.key = Some(key);
         }
+        if let Some(time) = self.emit.event_time.take() {
+            head.event_time = Some(time);
+        }
         let count = self.emit.items.len();
         if count == 0 {
             add(&self.parts.shared.metrics.consumed, 1);
-            ticket.settle(Outcome::Ok, &mut self.tally);
+            if self.holds {
+                crate::fail_point!("after-write");
+                self.stored.push(ticket);
+            } else {
+                ticket.settle(Outcome::Ok, &mut self.tally);
+            }
             return Ok(());
         }
         let options = &self.parts.options;
@@ -314,6 +474,8 @@ where
             };
             if count == 1 {
                 ticket.grow(head.cost.bytes);
+            } else {
+                head.part = part_of(head.part, at + 1);
             }
             self.outlet.push(Envelope { head, ticket, payload })?;
         }

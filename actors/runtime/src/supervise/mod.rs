@@ -99,6 +99,7 @@ pub enum Mode {
 /// An edge without its type.
 pub(crate) trait AnyEdge: Send + Sync {
     fn close(&self);
+    fn wake(&self);
     fn purge(&self);
     fn outstanding(&self) -> Cost;
     fn limits(&self) -> Limits;
@@ -107,6 +108,10 @@ pub(crate) trait AnyEdge: Send + Sync {
 impl<T: Send> AnyEdge for millstream_edge::Edge<T> {
     fn close(&self) {
         millstream_edge::Edge::close(self);
+    }
+
+    fn wake(&self) {
+        millstream_edge::Edge::wake(self);
     }
 
     fn purge(&self) {
