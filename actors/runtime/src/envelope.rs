@@ -102,8 +102,6 @@ pub struct Header {
     pub source: u32,
     /// Where in the source it came from.
     pub position: Position,
-    /// The checkpoint epoch at admission.
-    pub epoch: u64,
     /// Event time in microseconds since 1970, if the record has one.
     pub event_time: Option<i64>,
     /// After this instant, the record is dropped rather than executed.
@@ -115,14 +113,19 @@ pub struct Header {
     /// How many times the current stage has failed on it.
     pub attempt: u32,
     /// What it weighs on an edge.
-    pub cost: Cost,
+    pub bytes: u64,
     /// When it was admitted.
     pub admitted: Instant,
     /// The distributed trace it belongs to.
-    pub trace: Option<TraceContext>,
+    pub trace: Option<Arc<TraceContext>>,
 }
 
 impl Header {
+    /// What it takes of an edge's limits.
+    pub(crate) fn cost(&self) -> Cost {
+        Cost { records: 1, bytes: self.bytes }
+    }
+
     /// Of a record that began within the pipeline.
     pub(crate) fn born(origin: Origin, key: Option<Key>, event_time: Option<i64>, bytes: u64) -> Self {
         Header {
@@ -132,13 +135,12 @@ impl Header {
             key,
             source: origin.source,
             position: origin.position,
-            epoch: 0,
             event_time,
             deadline: None,
             priority: 0,
             cancel: None,
             attempt: 0,
-            cost: Cost { records: 1, bytes },
+            bytes,
             admitted: Instant::now(),
             trace: None,
         }

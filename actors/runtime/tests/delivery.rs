@@ -100,8 +100,7 @@ impl SinkFactory<u64> for Disk {
 }
 
 /// All numbers up to what was committed have ended for good, by this test of each.
-fn check(done: &Done, end: u64, partitions: u64, ended: impl Fn(u64) -> bool) {
-    let done = done.lock().unwrap();
+fn check(done: &BTreeMap<u32, u64>, end: u64, partitions: u64, ended: impl Fn(u64) -> bool) {
     for number in 0..end {
         if done.get(&((number % partitions) as u32)).is_some_and(|upto| offset(number) <= *upto) {
             assert!(ended(number), "{number} counts as done and has not ended");
@@ -132,9 +131,11 @@ fn what_is_committed_was_flushed_or_failed_and_at_the_end_that_is_everything() {
         // While it runs, too.
         let poison = disk.poison;
         let other = for_each(move |_: u64| {
+            // What counts as done, and only then what was flushed: more may be by now.
+            let done = watch.0.lock().unwrap().clone();
             let flushed = watch.1.flushed.lock().unwrap().clone();
             let seen: std::collections::HashSet<_> = flushed.into_iter().collect();
-            check(&watch.0, end, partitions, |x| x == bad || x % 9 == rest || Some(x) == poison || seen.contains(&x));
+            check(&done, end, partitions, |x| x == bad || x % 9 == rest || Some(x) == poison || seen.contains(&x));
         });
         let report = a
             .sink_with(disk.clone(), SinkOptions::new())
@@ -173,7 +174,7 @@ fn an_abort_commits_what_is_done_and_nothing_else() {
         let report = handle.abort().unwrap();
         ends.check(&report);
         let flushed: std::collections::HashSet<_> = disk.flushed.lock().unwrap().iter().copied().collect();
-        check(&done, report.counts.admitted + 100, 2, |x| flushed.contains(&x));
+        check(&done.lock().unwrap(), report.counts.admitted + 100, 2, |x| flushed.contains(&x));
         assert!(report.counts.cancelled > 0);
     }
 }
@@ -187,7 +188,7 @@ fn a_flush_that_fails_fails_the_pipeline_and_its_records_are_not_done() {
     ends.check(&report);
     assert_eq!(cause.to_string(), "stage `sink` failed: disk full");
     let flushed = disk.flushed.lock().unwrap().clone();
-    check(&done, report.counts.admitted, 1, |x| flushed.contains(&x));
+    check(&done.lock().unwrap(), report.counts.admitted, 1, |x| flushed.contains(&x));
 }
 
 #[test]

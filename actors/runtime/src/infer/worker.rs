@@ -246,7 +246,7 @@ impl<'a, T: Send + 'static, H: ModelHandler> Worker<'a, T, H> {
         for envelope in envelopes {
             if let Some(outcome) = given_up(&envelope.head, &envelope.ticket) {
                 add(&self.parts.shared.metrics.given_up, 1);
-                self.credit([envelope.head.cost]);
+                self.credit([envelope.head.cost()]);
                 envelope.ticket.settle(outcome, &mut self.tally);
                 continue;
             }
@@ -268,7 +268,7 @@ impl<'a, T: Send + 'static, H: ModelHandler> Worker<'a, T, H> {
                 }
                 Ok(Err(error)) => {
                     add(&self.parts.shared.metrics.errors, 1);
-                    self.credit([envelope.head.cost]);
+                    self.credit([envelope.head.cost()]);
                     if self.parts.shared.on_error == OnError::Fail || error.kind() == ErrorKind::Fatal {
                         return Err(Break::Failed(self.failed(error.into())));
                     }
@@ -276,7 +276,7 @@ impl<'a, T: Send + 'static, H: ModelHandler> Worker<'a, T, H> {
                 }
                 Err(fault) => {
                     add(&self.parts.shared.metrics.panics, 1);
-                    self.credit([envelope.head.cost]);
+                    self.credit([envelope.head.cost()]);
                     self.bury(Item { envelope, made: None }, fault.clone())?;
                     crash = Some(fault);
                 }
@@ -296,7 +296,7 @@ impl<'a, T: Send + 'static, H: ModelHandler> Worker<'a, T, H> {
     }
 
     fn return_credits(&mut self, gone: &[Pending<Item<T, H::Input>>]) {
-        self.credit(gone.iter().map(|pending| pending.item.envelope.head.cost));
+        self.credit(gone.iter().map(|pending| pending.item.envelope.head.cost()));
     }
 
     /// Puts a released batch onto the stack.
@@ -472,11 +472,11 @@ impl<'a, T: Send + 'static, H: ModelHandler> Worker<'a, T, H> {
             head.attempt = 0;
             let prediction = Prediction { example: payload, inference, model: self.id.clone() };
             if let Some(measure) = &options.measure {
-                head.cost.bytes = measure(&prediction);
+                head.bytes = measure(&prediction);
             } else if options.expansion != 1.0 {
-                head.cost.bytes = (head.cost.bytes as f64 * options.expansion) as u64;
+                head.bytes = (head.bytes as f64 * options.expansion) as u64;
             }
-            ticket.grow(head.cost.bytes);
+            ticket.grow(head.bytes);
             self.outlet.push(Envelope { head, ticket, payload: prediction }).map_err(|_| Break::Aborted)?;
         }
         Ok(())

@@ -133,7 +133,7 @@ impl<T: Send> Outward<Copies<T>> for ScatterOutlet<T> {
                 }
                 // Silent ways come behind those that count, so the ticket is still here.
                 CopyKind::Silent => ticket.as_mut().map(|ticket| ticket.fork_silently()),
-                CopyKind::Shadow(factor) => ticket.as_ref().and_then(|ticket| ticket.shadow((head.cost.bytes as f64 * factor) as u64)),
+                CopyKind::Shadow(factor) => ticket.as_ref().and_then(|ticket| ticket.shadow((head.bytes as f64 * factor) as u64)),
             };
             tickets.push(next);
         }

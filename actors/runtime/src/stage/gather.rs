@@ -298,7 +298,7 @@ impl<M: Send, U: Send, R: Rule<M, U>> Worker<'_, M, U, R> {
         head.attempt = 0;
         self.whole(&mut head);
         for (other, with) in who {
-            head.cost.bytes = head.cost.bytes.saturating_add(other.cost.bytes);
+            head.bytes = head.bytes.saturating_add(other.bytes);
             ticket.join(with, &mut self.tally);
         }
         Ok(self.outlet.push(Envelope { head, ticket, payload })?)

@@ -143,7 +143,7 @@ impl<U, V: Send, F: Fn(U) -> V + Send> Outward<U> for EdgeOutlet<V, F> {
             Some(key) => key.lane(self.lanes.len()),
             None => self.sender.shallowest_lane(),
         };
-        let cost = envelope.head.cost;
+        let cost = envelope.head.cost();
         // An envelope that would make the chunk too large starts the next one: it may need the edge for itself.
         if self.lanes[lane].cost.bytes + cost.bytes > self.chunk_bytes && !self.lanes[lane].items.is_empty() {
             self.send(lane)?;

@@ -296,14 +296,13 @@ fn header(origin: Origin, record: Record<()>, admitted: Instant) -> Header {
         key: record.key,
         source: origin.source,
         position: origin.position,
-        epoch: 0,
         event_time: record.event_time,
         deadline: record.deadline,
         priority: record.priority,
         cancel: record.cancel,
         attempt: 0,
-        cost: Cost { records: 1, bytes: record.bytes },
+        bytes: record.bytes,
         admitted,
-        trace: record.trace,
+        trace: record.trace.map(Arc::new),
     }
 }

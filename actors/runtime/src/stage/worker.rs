@@ -461,21 +461,21 @@ where
             return Ok(());
         }
         let options = &self.parts.options;
-        let declared = (head.cost.bytes as f64 * options.expansion) as u64 / count as u64;
+        let declared = (head.bytes as f64 * options.expansion) as u64 / count as u64;
         let mut items = std::mem::take(&mut self.emit.items);
-        let mut last = Some(ticket);
+        let part = head.part;
+        let mut last = Some((head, ticket));
         for (at, payload) in items.drain(..).enumerate() {
-            let next = if at + 1 == count { last.take() } else { last.as_mut().map(Ticket::fork) };
-            let Some(mut ticket) = next else { break };
-            let mut head = head.clone();
-            head.cost.bytes = match &options.measure {
+            let next = if at + 1 == count { last.take() } else { last.as_mut().map(|(head, ticket)| (head.clone(), ticket.fork())) };
+            let Some((mut head, mut ticket)) = next else { break };
+            head.bytes = match &options.measure {
                 Some(measure) => measure(&payload),
                 None => declared,
             };
             if count == 1 {
-                ticket.grow(head.cost.bytes);
+                ticket.grow(head.bytes);
             } else {
-                head.part = part_of(head.part, at + 1);
+                head.part = part_of(part, at + 1);
             }
             self.outlet.push(Envelope { head, ticket, payload })?;
         }
