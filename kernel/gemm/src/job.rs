@@ -18,7 +18,7 @@ use millstream_simd::{Level, dispatch};
 use millstream_tensor::tile::{MAX_TILES, TileMut, Tiles};
 
 use crate::error::{GemmError, agree, require};
-use crate::micro::{A_STRIDE, Call, Finish, KC, Later, Tile, Transposed};
+use crate::micro::{A_STRIDE, Call, Finish, KC, Later, Tile, Transposed, row_tile};
 use crate::{Epilogue, Lhs, PackedRef};
 
 /// Multiply-adds that a grain aims at: some 25 µs of one core.
@@ -27,9 +27,6 @@ const GRAIN_WORK: usize = 2 << 20;
 const MC_TILES: usize = 8;
 /// Panels that a grain has at least (if there are so many), for the packing of A to pay.
 const MIN_PANELS: usize = 6;
-/// Columns of C, and rows, for which packing columns of A pays.
-const MANY_COLUMNS: usize = 128;
-const MANY_ROWS: usize = 8;
 /// Elements of a block of B that stays near (a fraction of an L2 cache) while all rows pass over it.
 const NEAR: usize = 32 << 10;
 /// Rows of the tallest tile of any level.
@@ -175,7 +172,7 @@ impl Gemm {
             loop {
                 let kc = kc_most.min(self.k - k0);
                 let (first, last) = (k0 == 0, k0 + kc == self.k);
-                let columns = S::TRANSPOSED.filter(|_| cols >= MANY_COLUMNS && block_rows >= MANY_ROWS && kc > 0);
+                let columns = Transposed::paying(block_rows, cols).filter(|_| kc > 0);
                 // Rows that don't crowd into a few sets of the cache are read in place; rows of no depth need not be there at all.
                 let rows = match *a {
                     Lhs::Strided { data, row_stride, col_stride: 1 } if columns.is_none() && kc > 0 && row_stride % CROWDED != 0 => Some((data, row_stride)),
@@ -239,14 +236,6 @@ impl Gemm {
             }
         }
     }
-}
-
-/// Where row tile `t` of `rows` rows begins, and how many it has. Heights differ by one at most.
-#[inline(always)]
-fn row_tile<S: Tile>(rows: usize, t: usize) -> (usize, usize) {
-    let tiles = rows.div_ceil(S::MR);
-    let (base, taller) = (rows / tiles, rows % tiles);
-    (t * base + t.min(taller), base + usize::from(t < taller))
 }
 
 /// Packs the columns of each row tile of a block of A to where its rows would lie.

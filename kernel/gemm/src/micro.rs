@@ -25,6 +25,10 @@ pub(crate) const KC: usize = 512;
 /// Elements from a row of packed A to the next: 33 lines of 64 bytes, an odd number, spreads the rows over the sets of the cache.
 pub(crate) const A_STRIDE: usize = KC + 16;
 
+/// Columns of C, and rows, for which packing columns of A pays.
+const MANY_COLUMNS: usize = 128;
+const MANY_ROWS: usize = 8;
+
 /// How many steps of k ahead the lines of B are called for: some 150 ns of a full tile.
 const AHEAD: usize = 24;
 
@@ -108,6 +112,22 @@ pub(crate) struct Transposed<S: 'static> {
     /// # Safety
     /// `src` is readable for such rows, and `dst` writable for `rows * kc + 16` elements.
     pub(crate) pack: unsafe fn(S, src: *const f32, stride: usize, rows: usize, kc: usize, dst: *mut f32),
+}
+
+/// Where row tile `t` of `rows` rows begins, and how many it has. Heights differ by one at most.
+#[inline(always)]
+pub(crate) fn row_tile<S: Tile>(rows: usize, t: usize) -> (usize, usize) {
+    let tiles = rows.div_ceil(S::MR);
+    let (base, taller) = (rows / tiles, rows % tiles);
+    (t * base + t.min(taller), base + usize::from(t < taller))
+}
+
+impl<S: Tile> Transposed<S> {
+    /// What the level has for a block of A of so many rows, used for so many columns of C, if it pays.
+    #[inline(always)]
+    pub(crate) fn paying(rows: usize, cols: usize) -> Option<Self> {
+        S::TRANSPOSED.filter(|_| cols >= MANY_COLUMNS && rows >= MANY_ROWS)
+    }
 }
 
 macro_rules! tile {

@@ -93,13 +93,19 @@ fn weights_axis<S: Simd>(s: S, g: [S::F32; 3]) -> [S::F32; EDGE] {
     ]
 }
 
-/// G g Gᵀ of a 3 × 3 filter.
+/// G g Gᵀ of a 3 × 3 filter; `store` gets each point's number and value.
 #[inline(always)]
-pub(crate) fn weights_to_points<S: Simd>(s: S, g: [S::F32; 9]) -> [S::F32; POINTS] {
-    let columns: [[S::F32; EDGE]; 3] = core::array::from_fn(|j| weights_axis(s, core::array::from_fn(|i| g[i * 3 + j])));
-    let mut out = [S::F32::splat(s, 0.0); POINTS];
-    for i in 0..EDGE {
-        out[i * EDGE..][..EDGE].copy_from_slice(&weights_axis(s, core::array::from_fn(|j| columns[j][i])));
+pub(crate) fn weights_to_points<S: Simd>(s: S, g: &[S::F32; 9], mut store: impl FnMut(usize, S::F32)) {
+    let mut half = [[S::F32::splat(s, 0.0); 3]; EDGE];
+    for j in 0..3 {
+        let column = weights_axis(s, [g[j], g[3 + j], g[6 + j]]);
+        for i in 0..EDGE {
+            half[i][j] = column[i];
+        }
     }
-    out
+    for (i, row) in half.into_iter().enumerate() {
+        for (j, value) in weights_axis(s, row).into_iter().enumerate() {
+            store(i * EDGE + j, value);
+        }
+    }
 }

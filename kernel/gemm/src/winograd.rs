@@ -4,7 +4,7 @@
 //! U[p] = (G g Gᵀ)[p]                for each filter g, once: 36 matrices, channels × outputs
 //! for blocks of tiles (4 × 4 pixels of the output, 6 × 6 of the image):
 //!   V[p] = (Bᵀ d B)[p]              36 matrices, tiles × channels
-//!   M[p] = V[p] · U[p]              the microkernel, on V where it lies
+//!   M[p] = V[p] · U[p]              the microkernel, on V where it lies, or on its columns where they are used often
 //!   y = activation(Aᵀ M A + bias + residual)
 //! ```
 //! The points are 0, ±√½, ±√2 and ∞, whose errors are smaller than those of 0, ±1, ±2 and ∞: a result differs from the exact one by some 1e-6
@@ -18,7 +18,7 @@ use millstream_tensor::AlignedBytes;
 use millstream_tensor::tile::{MAX_TILES, TileMut, Tiles};
 
 use crate::error::{GemmError, agree, require, span};
-use crate::micro::{Call, KC, Later, Tile};
+use crate::micro::{Call, KC, Later, Tile, Transposed, row_tile};
 use crate::rhs::packed_len;
 use crate::transform::{POINTS, image_to_points, points_to_pixels, weights_to_points};
 use crate::{Activation, PackedRef, Residual, Window};
@@ -92,10 +92,11 @@ fn transform_weights<S: Tile>(s: S, weights: &[f32], channels: usize, outputs: u
                 }
             }
             for v in (0..S::NR).step_by(lanes) {
-                let g = taps.each_ref().map(|t| S::F32::load(s, &t[v..]));
-                for (p, u) in weights_to_points(s, g).into_iter().enumerate() {
-                    u.store(&mut packed[p * len + (panel * channels + c) * S::NR + v..]);
+                let mut g = [S::F32::splat(s, 0.0); 9];
+                for (g, taps) in g.iter_mut().zip(&taps) {
+                    *g = S::F32::load(s, &taps[v..]);
                 }
+                weights_to_points(s, &g, |p, u: S::F32| u.store(&mut packed[p * len + (panel * channels + c) * S::NR + v..]));
             }
         }
     }
@@ -117,6 +118,8 @@ pub struct Winograd {
     cols: usize,
     /// Tiles of a block.
     block: usize,
+    /// Columns of V are packed.
+    columns: bool,
 }
 
 impl Winograd {
@@ -141,10 +144,11 @@ impl Winograd {
         let lines = if batch > 1 { lines } else { down.div_ceil(bands) };
         let chunks = GRAINS.div_ceil(bands).min(panels.div_ceil(2)).min(MAX_TILES / bands.min(MAX_TILES)).max(1);
         let cols = panels.div_ceil(chunks) * S::NR;
-        let mut job = Self { level: s.level(), batch, out, channels, outputs, tiles, lines: lines.max(1), cols, block: 1 };
+        let mut job = Self { level: s.level(), batch, out, channels, outputs, tiles, lines: lines.max(1), cols, block: 1, columns: false };
         let most = (BLOCK_FLOATS / (POINTS * (job.image_stride() + job.product_stride()))).max(S::MR);
         let count = (job.lines * across).max(1);
         job.block = count.div_ceil(count.div_ceil(most));
+        job.columns = Transposed::<S>::paying(job.block, cols.min(outputs)).is_some();
         job
     }
 
@@ -155,7 +159,7 @@ impl Winograd {
 
     /// Elements of scratch that each running grain needs.
     pub fn scratch_len(&self) -> usize {
-        POINTS * (self.image_plane() + self.product_plane()) + odd_lines(self.channels) + LINE
+        POINTS * (self.image_plane() + self.product_plane()) + odd_lines(self.channels) + self.columns_len() + LINE
     }
 
     /// The output cut into this job's grains. Pixel p begins at `p * pixel_stride`.
@@ -245,6 +249,11 @@ impl Winograd {
     fn product_plane(&self) -> usize {
         odd_lines(self.block * self.product_stride())
     }
+
+    /// Elements of a point's V in packed columns: each tile of rows has a vector more than its elements.
+    fn columns_len(&self) -> usize {
+        if self.columns { self.block * (self.channels + LINE) } else { 0 }
+    }
 }
 
 /// At least `n` floats in an odd number of cache lines: so far apart, things don't share a set of the cache.
@@ -255,6 +264,21 @@ fn odd_lines(n: usize) -> usize {
 #[inline(always)]
 fn panel_width<S: Tile>(_: S) -> usize {
     S::NR
+}
+
+/// Packs the columns of each tile of rows of a point's V, block after block of k.
+#[inline(always)]
+fn pack_columns<S: Tile>(s: S, columns: Transposed<S>, v: &[f32], stride: usize, tiles: usize, (channels, kc): (usize, usize), packed: &mut [f32]) {
+    for t in 0..tiles.div_ceil(S::MR) {
+        let (i, mr) = row_tile::<S>(tiles, t);
+        let packed = &mut packed[i * (channels + LINE)..][..mr * (channels + LINE)];
+        for k0 in (0..channels).step_by(kc) {
+            let kc = kc.min(channels - k0);
+            let rows = &v[i * stride + k0..][..(mr - 1) * stride + kc];
+            // SAFETY: `rows` has mr rows of kc; past the block's mr * kc elements, `packed` has those of later blocks and at least a line.
+            unsafe { (columns.pack)(s, rows.as_ptr(), stride, mr, kc, packed[mr * k0..].as_mut_ptr()) }
+        }
+    }
 }
 
 /// What a grain reads. The lengths were checked.
@@ -274,7 +298,8 @@ impl Grain<'_> {
         let aligned = scratch.as_ptr().align_offset(64).min(LINE);
         let (v, rest) = scratch[aligned..].split_at_mut(POINTS * job.image_plane());
         let (m, rest) = rest.split_at_mut(POINTS * job.product_plane());
-        let zeros = &mut rest[..job.channels];
+        let (zeros, rest) = rest.split_at_mut(job.channels);
+        let columns = &mut rest[..job.columns_len()];
         zeros.fill(0.0);
         let [down, across] = job.tiles;
         let [height, width] = job.out;
@@ -290,7 +315,7 @@ impl Grain<'_> {
             for t in 0..tiles {
                 self.transform_image(s, at(t), &mut v[t * job.image_stride()..], zeros);
             }
-            self.multiply(s, tiles, out.origin().1, out.cols(), v, m);
+            self.multiply(s, tiles, out.origin().1, out.cols(), v, m, columns);
             for t in 0..tiles {
                 self.transform_product(s, at(t), &m[t * job.product_stride()..], out);
             }
@@ -328,19 +353,22 @@ impl Grain<'_> {
 
     /// M = V U for `tiles` tiles and the columns `col .. col + cols`.
     #[inline(always)]
-    fn multiply<S: Tile>(&self, s: S, tiles: usize, col: usize, cols: usize, v: &[f32], m: &mut [f32]) {
+    fn multiply<S: Tile>(&self, s: S, tiles: usize, col: usize, cols: usize, v: &[f32], m: &mut [f32], packed: &mut [f32]) {
         let job = self.job;
         let (stride, product_stride) = (job.image_stride(), job.product_stride());
         let row_tiles = tiles.div_ceil(S::MR);
-        let (base, taller) = (tiles / row_tiles, tiles % row_tiles);
         let first_panel = col / S::NR;
         let panels = cols.div_ceil(S::NR);
         let k_blocks = job.channels.div_ceil(KC).max(1);
-        let kc_most = job.channels.div_ceil(k_blocks);
+        let kc_most = job.channels.div_ceil(k_blocks).max(1);
         let later_step = (S::NR * size_of::<f32>()).div_ceil(row_tiles);
-        let kernels = [base, base + 1].map(|mr| S::KERNELS[mr.clamp(1, S::MR) - 1][S::NV - 1]);
+        let columns = S::TRANSPOSED.filter(|_| job.columns);
+        let kernels = columns.map_or(S::KERNELS, |columns| columns.kernels);
         for point in 0..POINTS {
             let v = &v[point * job.image_plane()..][..tiles * stride];
+            if let Some(columns) = columns {
+                pack_columns(s, columns, v, stride, tiles, (job.channels, kc_most), packed);
+            }
             let m = &mut m[point * job.product_plane()..][..tiles * product_stride];
             for p in 0..panels {
                 let panel = self.points[point].panel(first_panel + p);
@@ -354,9 +382,12 @@ impl Grain<'_> {
                 loop {
                     let kc = kc_most.min(job.channels - k0);
                     for t in 0..row_tiles {
-                        let (i, mr) = (t * base + t.min(taller), base + usize::from(t < taller));
+                        let (i, mr) = row_tile::<S>(tiles, t);
                         let call = Call {
-                            a: v[i * stride + k0..][..(mr - 1) * stride + kc].as_ptr(),
+                            a: match columns {
+                                Some(_) => packed[i * (job.channels + LINE) + mr * k0..][..mr * kc].as_ptr(),
+                                None => v[i * stride + k0..][..(mr - 1) * stride + kc].as_ptr(),
+                            },
                             a_stride: stride,
                             runs: 1,
                             run_step: 0,
@@ -371,9 +402,9 @@ impl Grain<'_> {
                             row: 0,
                             col: 0,
                         };
-                        // SAFETY: A has mr rows of kc elements, the panel kc groups of NR, C mr rows of NR (all three were sliced); C was
+                        // SAFETY: A has mr rows or columns of kc elements, the panel kc groups of NR, C mr rows of NR (all three were sliced); C was
                         // written by the first block of k unless this is the first.
-                        unsafe { kernels[mr - base](s, &call) };
+                        unsafe { kernels[mr - 1][S::NV - 1](s, &call) };
                     }
                     k0 += kc;
                     if k0 >= job.channels {
