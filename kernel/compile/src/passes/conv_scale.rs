@@ -48,15 +48,15 @@ struct Folded {
 
 fn fold(rewrite: &Rewrite<'_>) -> Option<Folded> {
     let node = rewrite.node()?;
-    let weights = rewrite.constant(node.input(1)?).filter(|w| w.dtype() == DType::F32 && w.shape().rank() > 1)?;
+    let weights = rewrite.weight(node.input(1)?).filter(|w| w.dtype() == DType::F32 && w.shape().rank() > 1)?;
     let filters = Filters::of(node, weights.shape())?;
     let channels = filters.outputs * filters.groups;
+    let (affine, result) = reader(rewrite, node.output(0)?, channels)?;
+    let weights = weights.to_tensor().ok()?;
     let bias = match node.input(2) {
         Some(b) => rewrite.constant(b)?.as_slice::<f32>().ok()?.to_vec(),
         None => vec![0.0; channels],
     };
-    let y = node.output(0)?;
-    let (affine, result) = reader(rewrite, y, channels)?;
     let elements = weights.as_slice::<f32>().ok()?.iter().enumerate();
     let scaled: Vec<f32> = elements.map(|(i, &w)| affine.scale.get(filters.channel(i)).map(|&s| w * s)).collect::<Option<_>>()?;
     let bias: Vec<f32> = bias.iter().zip(affine.scale.iter().zip(&affine.shift)).map(|(b, (s, t))| b * s + t).collect();

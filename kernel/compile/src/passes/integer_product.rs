@@ -29,7 +29,7 @@ impl Rule for FuseDequantisation {
 fn find(rewrite: &Rewrite<'_>) -> Option<(Vec<Option<ValueId>>, ValueId)> {
     let node = rewrite.node()?;
     node.op.downcast_ref::<MatMulInteger>()?;
-    rewrite.constant(node.input(1)?).filter(|b| b.shape().rank() == 2)?;
+    rewrite.weight(node.input(1)?).filter(|b| b.shape().rank() == 2)?;
     let sums = node.output(0)?;
     let dims = &rewrite.graph().fact(sums)?.dims;
     let (_, cast) = rewrite.only_reader(sums)?;

@@ -101,7 +101,7 @@ fn convolution(rewrite: &Rewrite<'_>, node: &Node, conv: &Conv, to: Bytes, resul
     let x = dequantised(rewrite, node.input(0)?, None)?;
     let weights = dequantised(rewrite, node.input(1)?, Some(0))?;
     let mut inputs = [x.values, x.scale, x.zero, weights.values, weights.scale, weights.zero, to.scale, to.zero].map(Some).to_vec();
-    rewrite.constant(weights.values)?;
+    rewrite.weight(weights.values)?;
     if let Some(bias) = node.input(2) {
         inputs.push(Some(bias_of(rewrite, bias, x.scale, weights.scale)?));
     }

@@ -2,7 +2,7 @@
 
 use alloc::{format, sync::Arc, vec, vec::Vec};
 use millstream_graph::{Declared, Fact, Graph, Node, NodeId, Op, Source, ValueId, infer_node};
-use millstream_tensor::{DType, Tensor};
+use millstream_tensor::{DType, Tensor, Weight};
 
 /// A graph at a node, with the questions that rules ask and the edits that they make.
 pub(crate) struct Rewrite<'g> {
@@ -52,9 +52,14 @@ impl<'g> Rewrite<'g> {
         (fact.as_const().is_some() && fact.rank() == 1 && fact.dims.last() == whole.dims.last()).then_some((vector, result))
     }
 
-    /// The elements of a constant, if the value is one.
+    /// The constant that the value is, if it is one, where it lies.
+    pub(crate) fn weight(&self, value: ValueId) -> Option<&Weight> {
+        self.graph.fact(value)?.as_const()
+    }
+
+    /// The elements of a constant, if the value is one. They may be copied: a rule asks for them once it knows that it applies.
     pub(crate) fn constant(&self, value: ValueId) -> Option<Tensor> {
-        self.graph.fact(value)?.as_const()?.to_tensor().ok()
+        self.weight(value)?.to_tensor().ok()
     }
 
     /// The only element of an f32 constant of one element.
