@@ -23,6 +23,8 @@ use crate::{Epilogue, Lhs, PackedRef};
 
 /// Multiply-adds that a grain aims at: some 25 µs of one core.
 const GRAIN_WORK: usize = 2 << 20;
+/// Time, in multiply-adds of a core's peak, for which an element of B comes from the third cache: few rows of A wait for it.
+const WEIGHT: usize = 21;
 /// Tiles of rows whose A is packed at once; their block is well inside an L2 cache.
 const MC_TILES: usize = 8;
 /// Panels that a grain has at least (if there are so many), for the packing of A to pay.
@@ -60,7 +62,7 @@ impl Gemm {
     fn cut<S: Tile>(s: S, m: usize, k: usize, n: usize) -> Self {
         let panels = n.div_ceil(S::NR).max(1);
         let most_rows = MC_TILES * S::MR;
-        let per_panel = |rows: usize| rows.saturating_mul(k.max(1)).saturating_mul(S::NR).max(1);
+        let per_panel = |rows: usize| rows.max(WEIGHT).saturating_mul(k.max(1)).saturating_mul(S::NR).max(1);
         let rows = m.div_ceil(m.div_ceil(most_rows).max(1)).max(1);
         let wanted = (GRAIN_WORK / per_panel(rows)).clamp(MIN_PANELS.min(panels), panels);
         let across = panels.div_ceil(wanted);

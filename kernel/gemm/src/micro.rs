@@ -245,9 +245,14 @@ unsafe fn lines<S: Tile, const MR: usize, const NV: usize>(s: S, call: &Call<'_>
     for (i, a) in a.iter_mut().enumerate() {
         *a = a.wrapping_add(3 * i * stride);
     }
+    // Whether a step ahead is more than a line ahead.
+    let far = call.later.step > 64;
     for _ in 0..call.runs {
         for _ in 0..call.kc {
             s.prefetch_far(later);
+            if far {
+                s.prefetch_far(later.wrapping_byte_add(64));
+            }
             later = later.wrapping_byte_add(call.later.step);
             // Panels stream from beyond the L1 cache the first time that they are used.
             for v in 0..NV {
