@@ -7,10 +7,11 @@
 use std::{fmt, time::Instant};
 
 use crate::{
+    alignment::Alignment,
     channel::{Channel, Queue},
     frontier::{Frontier, Mark},
     ledger::{Closed, Cost, Credit, Ledger, Limits},
-    sync::{Arc, AtomicBool, AtomicUsize, Mutex, Ordering, lock},
+    sync::{Arc, AtomicBool, AtomicUsize, Condvar, Mutex, Ordering, lock},
 };
 
 /// The most items that one chunk carries.
@@ -146,6 +147,9 @@ pub struct Edge<T> {
     consumers: usize,
     ledger: Arc<Ledger>,
     controls: Arc<Ledger>,
+    /// Who has sent a barrier that others have not; locked once for each barrier of each producer.
+    alignment: Mutex<Alignment>,
+    aligned: Condvar,
     open_producers: AtomicUsize,
     closed: AtomicBool,
 }
@@ -161,6 +165,8 @@ impl<T: Send> Edge<T> {
             consumers: options.consumers,
             ledger: Arc::new(Ledger::new(options.limits)),
             controls: Arc::new(Ledger::new(Limits { records: MAX_CONTROLS, bytes: 1 })),
+            alignment: Mutex::new(Alignment::new(options.producers)),
+            aligned: Condvar::new(),
             open_producers: AtomicUsize::new(options.producers),
             closed: AtomicBool::new(false),
         })
@@ -171,9 +177,11 @@ impl<T: Send> Edge<T> {
         self.sender_of(0)
     }
 
-    /// As [`Edge::sender`], for the producer of this number: it matters to those who work in event time.
+    /// As [`Edge::sender`], for the producer of this number: it matters to watermarks and barriers.
     pub fn sender_of(self: &Arc<Self>, producer: usize) -> Sender<T> {
-        Sender { edge: self.clone(), producer }
+        // A restarted producer waits where the last one had to.
+        let behind = AtomicBool::new(lock(&self.alignment).is_behind(producer));
+        Sender { edge: self.clone(), producer, behind }
     }
 
     /// An end to receive on, for one consumer. A restarted consumer takes a new one and goes on where the last stopped.
@@ -206,6 +214,9 @@ impl<T: Send> Edge<T> {
         self.closed.store(true, Ordering::SeqCst);
         self.ledger.close();
         self.controls.close();
+        // The empty critical section orders us after the look of a producer that is about to wait.
+        drop(lock(&self.alignment));
+        self.aligned.notify_all();
         self.wake();
     }
 
@@ -234,8 +245,18 @@ impl<T: Send> Edge<T> {
     }
 
     /// Whether each consumer has a lane of its own.
-    fn keeps_time(&self) -> bool {
+    fn keeps_lanes(&self) -> bool {
         self.lanes.len() == self.consumers
+    }
+
+    /// Puts an aligned barrier into every lane. The caller holds the lock on the alignment, so that nobody who waits for it
+    /// is earlier.
+    fn pass(&self, aligned: Option<u64>) {
+        let Some(barrier) = aligned else { return };
+        for lane in &self.lanes {
+            lane.queue.push(Message::Control(Control::Barrier(barrier), None));
+        }
+        self.aligned.notify_all();
     }
 
     fn end_of_stream(&self) {
@@ -249,6 +270,8 @@ impl<T: Send> Edge<T> {
 pub struct Sender<T> {
     edge: Arc<Edge<T>>,
     producer: usize,
+    /// It has sent a barrier, and perhaps not all others have.
+    behind: AtomicBool,
 }
 
 impl<T: Send> Sender<T> {
@@ -261,6 +284,9 @@ impl<T: Send> Sender<T> {
     /// Never for `lane` below [`Edge::lanes`].
     pub fn send(&self, lane: usize, items: Vec<T>, cost: Cost) -> Result<(), SendError<T>> {
         debug_assert!(!items.is_empty() && items.len() <= MAX_CHUNK);
+        if self.await_alignment().is_err() {
+            return Err(SendError(items));
+        }
         match self.edge.ledger.clone().acquire(cost) {
             Ok(credit) => {
                 self.push(lane, items, credit);
@@ -270,11 +296,14 @@ impl<T: Send> Sender<T> {
         }
     }
 
-    /// Sends a chunk if its credits are free.
+    /// Sends a chunk if its credits are free, and no barrier that was sent before it waits for other producers.
     ///
     /// # Errors
     /// Gives the items back when they are not, or when the edge is closed.
     pub fn try_send(&self, lane: usize, items: Vec<T>, cost: Cost) -> Result<(), SendError<T>> {
+        if self.is_behind() {
+            return Err(SendError(items));
+        }
         match self.edge.ledger.clone().try_acquire(cost) {
             Some(credit) => {
                 self.push(lane, items, credit);
@@ -285,27 +314,33 @@ impl<T: Send> Sender<T> {
     }
 
     /// Sends a barrier or a watermark to every consumer. (The end of the stream is announced by [`Sender::finish`].)
-    /// Consumers learn the least of all producers' watermarks. They need a lane each for that, since what comes before a
-    /// watermark on a common lane may still be in another consumer's hands: without lanes, watermarks are not sent.
+    /// Consumers learn the least of all producers' watermarks, and of a barrier when every open producer has sent it; what
+    /// this one sends behind a barrier waits until then. Consumers need a lane each for that, since what comes before on a
+    /// common lane may still be in another consumer's hands: without lanes, neither is sent.
     ///
     /// # Errors
     /// [`Closed`] when the edge is closed.
     pub fn control(&self, control: Control) -> Result<(), Closed> {
+        self.await_alignment()?;
         self.announce(control, |controls| controls.acquire(Cost { records: 1, bytes: 0 }).map(Some)).map(drop)
     }
 
     /// As [`Sender::control`], but without waiting where too many controls are on their way; whether all were sent.
     pub fn try_control(&self, control: Control) -> bool {
-        self.announce(control, |controls| Ok(controls.try_acquire(Cost { records: 1, bytes: 0 }))).is_ok_and(|all| all)
+        !self.is_behind() && self.announce(control, |controls| Ok(controls.try_acquire(Cost { records: 1, bytes: 0 }))).is_ok_and(|all| all)
     }
 
     fn announce(&self, control: Control, credit: impl Fn(Arc<Ledger>) -> Result<Option<Credit>, Closed>) -> Result<bool, Closed> {
         let mark = match control {
             Control::Watermark(time) => Some(Mark::At(time)),
             Control::Idle => Some(Mark::Idle),
-            Control::EndOfStream | Control::Barrier(_) => None,
+            Control::EndOfStream => None,
+            Control::Barrier(barrier) => {
+                self.arrive(barrier);
+                return Ok(true);
+            }
         };
-        if mark.is_some() && !self.edge.keeps_time() {
+        if mark.is_some() && !self.edge.keeps_lanes() {
             return Ok(true);
         }
         let mut all = true;
@@ -323,12 +358,55 @@ impl<T: Send> Sender<T> {
         Ok(all)
     }
 
+    /// A barrier needs no credit: the next one cannot be sent before this one is on the edge, and whoever begins
+    /// barriers begins one at a time.
+    fn arrive(&self, barrier: u64) {
+        if self.edge.keeps_lanes() {
+            let mut alignment = lock(&self.edge.alignment);
+            let aligned = alignment.arrive(self.producer, barrier);
+            self.behind.store(aligned.is_none(), Ordering::Relaxed);
+            self.edge.pass(aligned);
+        }
+    }
+
+    /// Whether a barrier that was sent here waits for other producers.
+    fn is_behind(&self) -> bool {
+        // Only this sender sets it, and one thread at a time sends.
+        if !self.behind.load(Ordering::Relaxed) {
+            return false;
+        }
+        let behind = lock(&self.edge.alignment).is_behind(self.producer);
+        self.behind.store(behind, Ordering::Relaxed);
+        behind
+    }
+
+    /// Waits until every other producer has sent the barrier that this one has sent.
+    fn await_alignment(&self) -> Result<(), Closed> {
+        if !self.behind.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        let mut alignment = lock(&self.edge.alignment);
+        while alignment.is_behind(self.producer) {
+            if self.edge.closed.load(Ordering::SeqCst) {
+                return Err(Closed);
+            }
+            alignment = self.edge.aligned.wait(alignment).unwrap_or_else(|poisoned| poisoned.into_inner());
+        }
+        self.behind.store(false, Ordering::Relaxed);
+        Ok(())
+    }
+
     /// Says that this producer sends no more. Once every producer has, the consumers find the end of the stream.
     pub fn finish(self) {
-        if self.edge.keeps_time() {
+        if self.edge.keeps_lanes() {
             for lane in &self.edge.lanes {
                 lane.queue.push(Message::Mark(self.producer, Mark::Done, None));
             }
+        }
+        {
+            let mut alignment = lock(&self.edge.alignment);
+            let aligned = alignment.finish(self.producer);
+            self.edge.pass(aligned);
         }
         if self.edge.open_producers.fetch_sub(1, Ordering::SeqCst) == 1 {
             self.edge.end_of_stream();

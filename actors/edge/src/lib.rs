@@ -14,6 +14,8 @@
 //! 5. A consumer is told the least of its producers' watermarks, behind everything that came before them.
 //! 6. Who waits for records to be done misses none ([`AckRing`]).
 //! 7. The queue belongs to the edge: a consumer that dies leaves everything that it had not taken.
+//! 8. A barrier comes when every open producer has sent it, behind all that they sent before and before all that they send
+//!    behind it.
 //!
 //! Beside them stand [`Lockers`], the runtime's other piece of shared state that loom checks: copies that are exchanged
 //! between two uses.
@@ -36,6 +38,7 @@
 #![forbid(unsafe_code)]
 
 mod acks;
+mod alignment;
 mod channel;
 mod edge;
 mod frontier;

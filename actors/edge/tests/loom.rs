@@ -251,3 +251,39 @@ fn the_least_watermark_is_told_behind_what_came_before_it() {
         }
     });
 }
+
+#[test]
+fn a_barrier_comes_behind_what_was_before_it_at_every_producer() {
+    explore(|| {
+        let edge = Edge::new(EdgeOptions::new(Limits { records: 8, bytes: 64 }).producers(2));
+        let producers: Vec<_> = (0..2)
+            .map(|producer| {
+                let sender = edge.sender_of(producer);
+                thread::spawn(move || {
+                    if producer == 0 {
+                        sender.send(0, vec![1], cost(1, 1)).unwrap();
+                    }
+                    sender.control(Control::Barrier(9)).unwrap();
+                    if producer == 1 {
+                        sender.send(0, vec![2], cost(1, 1)).unwrap();
+                    }
+                    sender.finish();
+                })
+            })
+            .collect();
+        let receiver = edge.receiver(0);
+        let mut seen = Vec::new();
+        loop {
+            match receiver.recv(None) {
+                Received::Chunk(chunk) => seen.extend(chunk.into_parts().0),
+                Received::Control(Control::Barrier(9)) => seen.push(0),
+                Received::Control(Control::EndOfStream) => break,
+                _ => {}
+            }
+        }
+        assert_eq!(seen, [1, 0, 2]);
+        for producer in producers {
+            producer.join().unwrap();
+        }
+    });
+}
