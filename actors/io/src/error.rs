@@ -29,6 +29,22 @@ pub enum IoError {
         /// The file.
         path: PathBuf,
     },
+    /// A folder with checkpoints, none of which is whole.
+    #[error("{path}: no checkpoint is whole", path = path.display())]
+    Checkpoints {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// A file that is shorter than what a checkpoint says was written.
+    #[error("{path}: {found} bytes, the checkpoint has {committed}", path = path.display())]
+    Short {
+        /// The file.
+        path: PathBuf,
+        /// What it holds.
+        found: u64,
+        /// What it held.
+        committed: u64,
+    },
     /// A pattern that cannot be understood.
     #[error("the pattern `{pattern}`: {message}")]
     Pattern {

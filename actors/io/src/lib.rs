@@ -18,6 +18,7 @@
 //! ```
 #![forbid(unsafe_code)]
 
+mod checkpoints;
 mod error;
 mod files;
 mod http;
@@ -27,6 +28,7 @@ mod lines;
 mod offsets;
 mod watch;
 
+pub use checkpoints::CheckpointFolder;
 pub use error::IoError;
 pub use files::{FileBytes, FileSource, files, read, read_head, walk};
 pub use http::{MetricsPage, serve_metrics};

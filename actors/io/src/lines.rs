@@ -35,17 +35,19 @@ pub struct LineSource {
     offsets: Option<PathBuf>,
     /// As many lines are done already.
     skip: u64,
+    /// Another process would read the same.
+    repeatable: bool,
 }
 
 /// The lines of a file. It is opened when the pipeline starts.
 pub fn lines(path: impl Into<PathBuf>) -> LineSource {
     let path = path.into();
-    LineSource { name: path.display().to_string(), path: Some(path), reader: None, number: 0, offsets: None, skip: 0 }
+    LineSource { name: path.display().to_string(), path: Some(path), reader: None, number: 0, offsets: None, skip: 0, repeatable: true }
 }
 
 /// The lines of a reader, which must not block for long: a drain waits for the line that is being read.
 pub fn lines_of(name: &str, reader: impl BufRead + Send + 'static) -> LineSource {
-    LineSource { name: name.to_owned(), path: None, reader: Some(Box::new(reader)), number: 0, offsets: None, skip: 0 }
+    LineSource { name: name.to_owned(), path: None, reader: Some(Box::new(reader)), number: 0, offsets: None, skip: 0, repeatable: false }
 }
 
 impl LineSource {
@@ -95,6 +97,16 @@ impl Source<Line> for LineSource {
         let offsets = OffsetFile::open(path).map_err(StageError::fatal)?;
         self.skip = offsets.done(0).unwrap_or(0);
         Ok(Some(Box::new(offsets)))
+    }
+
+    fn snapshot(&mut self) -> Result<Option<Vec<u8>>, StageError> {
+        // A reader cannot be read again.
+        Ok(self.repeatable.then(|| self.number.max(self.skip).to_le_bytes().to_vec()))
+    }
+
+    fn restore(&mut self, position: &[u8]) -> Result<(), StageError> {
+        self.skip = position.try_into().map(u64::from_le_bytes).map_err(StageError::fatal)?;
+        Ok(())
     }
 
     fn pull(&mut self, out: &mut Pulled<Line>, stop: &Signal) -> Result<Progress, StageError> {

@@ -156,6 +156,11 @@ pub enum Cause {
         /// The sink's error.
         message: String,
     },
+    /// A checkpoint could not be stored.
+    CheckpointFailed {
+        /// The store's error.
+        fault: Fault,
+    },
     /// A thread could not be started.
     Thread {
         /// The stage.
@@ -175,6 +180,7 @@ impl fmt::Display for Cause {
             Cause::DeadLettersFailed { stage, message } => {
                 write!(f, "a dead letter of stage `{stage}` could not be stored: {message}")
             }
+            Cause::CheckpointFailed { fault } => write!(f, "a checkpoint could not be stored: {fault}"),
             Cause::Thread { stage, message } => write!(f, "no thread for stage `{stage}`: {message}"),
         }
     }

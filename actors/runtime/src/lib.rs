@@ -15,6 +15,7 @@
 //! 6. A pipeline that waits uses no CPU: nothing polls.
 //! 7. A source that can begin again ([`Source::committer`]) is told that a record is done only when its outcome is durable.
 //! 8. With [`Order::Total`], sinks get records in the order of their coming.
+//! 9. With [`Pipeline::checkpoint`], sinks hold each record's results once, however often the process dies.
 //!
 //! ```
 //! use millstream_runtime::{Pipeline, RunInference, StageError, collect, from_iter, handler, ms};
@@ -35,6 +36,7 @@
 #![forbid(unsafe_code)]
 
 mod batch;
+mod checkpoint;
 mod dead_letter;
 mod deadline;
 mod delivery;
@@ -57,6 +59,7 @@ mod ticket;
 mod time;
 
 pub use batch::{BatchOptions, ReleaseReason, Sizing};
+pub use checkpoint::{Checkpoint, CheckpointOptions, CheckpointStore, State};
 pub use dead_letter::{DeadLetter, DeadLetterSink};
 pub use envelope::{CancelToken, Header, Key, Position, TraceContext};
 pub use error::{BoxError, Cause, ErrorKind, Fault, PipelineError, StageError};
@@ -75,4 +78,4 @@ pub use sink::{Collect, Collected, ForEach, Sink, SinkFactory, collect, for_each
 pub use source::{ChannelSource, Committer, IterSource, Progress, Pulled, Push, PushError, Record, Source, channel, from_iter};
 pub use stage::{Context, Emit, OnError, Out, SinkOptions, StageOptions, Start, Transform};
 pub use supervise::{Mode, StageState, Supervision};
-pub use time::{Aggregate, Clock, Fold, ManualClock, Watermarks, Windowed, Windows, fold};
+pub use time::{Aggregate, Clock, Fold, ManualClock, Stored, Watermarks, Windowed, Windows, fold, stored};

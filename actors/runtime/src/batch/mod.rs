@@ -45,11 +45,13 @@ pub enum ReleaseReason {
     Slack,
     /// The stream has ended.
     Drain,
+    /// A checkpoint's barrier came behind it.
+    Barrier,
 }
 
 impl ReleaseReason {
     /// All reasons.
-    pub const ALL: [ReleaseReason; 8] = [
+    pub const ALL: [ReleaseReason; 9] = [
         ReleaseReason::Full,
         ReleaseReason::Bytes,
         ReleaseReason::Tokens,
@@ -58,6 +60,7 @@ impl ReleaseReason {
         ReleaseReason::Delay,
         ReleaseReason::Slack,
         ReleaseReason::Drain,
+        ReleaseReason::Barrier,
     ];
 
     /// The word that metrics use.
@@ -71,6 +74,7 @@ impl ReleaseReason {
             ReleaseReason::Delay => "delay",
             ReleaseReason::Slack => "slack",
             ReleaseReason::Drain => "drain",
+            ReleaseReason::Barrier => "barrier",
         }
     }
 }

@@ -64,6 +64,7 @@ pub(super) struct Slot<T, I> {
     pub(super) pace: Pace,
     pub(super) ended: bool,
     pub(super) watermark: Option<i64>,
+    pub(super) barrier: Option<u64>,
 }
 
 impl<T, H: ModelHandler> InferStage<T, H> {
@@ -79,6 +80,7 @@ impl<T, H: ModelHandler> InferStage<T, H> {
             pace: Pace::new(&batch, most),
             ended: false,
             watermark: None,
+            barrier: None,
         };
         let slots = (0..run.stage.replicas).map(|_| Mutex::new(slot())).collect();
         InferStage(Arc::new(Parts { shared, run, batch, memory, inlet, outlet, slots }))

@@ -63,6 +63,8 @@ pub(super) struct Worker<'a, T, H: ModelHandler> {
     ended: bool,
     /// How far event time has come at the inlet, until all of that was passed on.
     watermark: Option<i64>,
+    /// A barrier that goes on when nothing waits here that came before it.
+    barrier: Option<u64>,
     passed_on: i64,
     /// Nobody before this stage knows how far event time has come.
     idle: bool,
@@ -88,6 +90,7 @@ impl<'a, T: Send + 'static, H: ModelHandler> Worker<'a, T, H> {
                 limit: slot.limit.clone(),
                 ended: slot.ended,
                 watermark: slot.watermark,
+                barrier: slot.barrier,
                 passed_on: i64::MIN,
                 idle: false,
                 outlet: Outlet::new(Some(&parts.outlet), &parts.shared.metrics, start.replica),
@@ -115,6 +118,7 @@ impl<'a, T: Send + 'static, H: ModelHandler> Worker<'a, T, H> {
                 slot.pace = worker.pace;
                 slot.ended = worker.ended;
                 slot.watermark = worker.watermark;
+                slot.barrier = worker.barrier;
                 Exit::Crashed(fault)
             }
             Err(Break::Aborted) => Exit::Aborted,
@@ -155,7 +159,8 @@ impl<'a, T: Send + 'static, H: ModelHandler> Worker<'a, T, H> {
                 self.outlet.flush().map_err(|_| Break::Aborted)?;
             }
             self.pass_time_on()?;
-            while !self.ended && self.batcher.len() < self.batcher.fill_to(self.most()) {
+            self.pass_barrier_on()?;
+            while !self.ended && self.barrier.is_none() && self.batcher.len() < self.batcher.fill_to(self.most()) {
                 match receiver.try_recv() {
                     Some(received) => self.take_in(received)?,
                     None => break,
@@ -163,8 +168,12 @@ impl<'a, T: Send + 'static, H: ModelHandler> Worker<'a, T, H> {
             }
             self.drop_gone();
             let pace = &self.pace;
-            match self.batcher.decide(Instant::now(), self.limit.now().min(pace.next()), |items| pace.predict(items), self.ended) {
+            let all = self.ended || self.barrier.is_some();
+            match self.batcher.decide(Instant::now(), self.limit.now().min(pace.next()), |items| pace.predict(items), all) {
+                Decision::Release(ReleaseReason::Drain, batch) if !self.ended => self.execute(ReleaseReason::Barrier, batch),
                 Decision::Release(reason, batch) => self.execute(reason, batch),
+                // Nothing waits any more: the barrier goes on.
+                Decision::Wait(_) if self.barrier.is_some() => {}
                 Decision::Wait(_) if self.ended => return Ok(()),
                 Decision::Wait(until) => {
                     self.outlet.flush().map_err(|_| Break::Aborted)?;
@@ -209,6 +218,10 @@ impl<'a, T: Send + 'static, H: ModelHandler> Worker<'a, T, H> {
                 (self.watermark, self.idle) = (Some(time), false);
                 self.pass_time_on()
             }
+            Received::Control(Control::Barrier(barrier)) => {
+                self.barrier = Some(barrier);
+                Ok(())
+            }
             Received::Control(Control::Idle) => {
                 self.idle = true;
                 self.pass_time_on()
@@ -216,6 +229,17 @@ impl<'a, T: Send + 'static, H: ModelHandler> Worker<'a, T, H> {
             Received::Control(_) | Received::TimedOut => Ok(()),
             Received::Closed => Err(Break::Aborted),
         }
+    }
+
+    /// Passes a barrier on, once nothing waits that came before it.
+    fn pass_barrier_on(&mut self) -> Result<(), Break> {
+        if self.batcher.len() == 0
+            && self.groups.is_empty()
+            && let Some(barrier) = self.barrier.take()
+        {
+            self.outlet.control(Control::Barrier(barrier)).map_err(|_| Break::Aborted)?;
+        }
+        Ok(())
     }
 
     /// Passes a watermark on, as far as nobody who is earlier waits here, and idleness when nobody waits here.

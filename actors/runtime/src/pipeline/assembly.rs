@@ -16,6 +16,7 @@ use super::{
     graph::{Fan, Way, Wiring},
 };
 use crate::{
+    checkpoint::{CheckpointOptions, Checkpoints},
     dead_letter::DeadLetters,
     delivery::Acks,
     envelope::Envelope,
@@ -27,7 +28,7 @@ use crate::{
     signal::{Signal, Switch},
     source::Committer,
     stage::{Admission, OnError, StageOptions, StageShared},
-    supervise::{AnyEdge, Host, Plumbing},
+    supervise::{AnyEdge, Host, Mode, Plumbing},
     ticket::Accounts,
     time::Clock,
 };
@@ -62,6 +63,8 @@ pub(crate) struct StageInfo {
     pub(crate) bears: bool,
     /// What is wrong with its description.
     pub(crate) problem: Option<&'static str>,
+    /// Why no checkpoint could hold what it does.
+    pub(crate) unstored: Option<&'static str>,
 }
 
 impl StageInfo {
@@ -80,6 +83,7 @@ impl StageInfo {
             keeps_time: false,
             bears: false,
             problem: None,
+            unstored: None,
         }
     }
 
@@ -116,6 +120,9 @@ pub(crate) struct Assembly {
     keeps_time: bool,
     doors: Vec<(Arc<dyn AnyEdge>, Arc<AtomicBool>)>,
     run_bytes: u64,
+    checkpoints: Option<Arc<Checkpoints>>,
+    /// What was found while stages were made.
+    problems: Vec<String>,
 }
 
 impl Assembly {
@@ -130,6 +137,8 @@ impl Assembly {
             on_error: info.on_error,
             model: info.model.clone(),
             clock: self.clock.clone(),
+            checkpoints: self.checkpoints.clone(),
+            stop: self.stop.clone(),
         })
     }
 
@@ -139,8 +148,9 @@ impl Assembly {
         let batch = info.batch.map_or(0, |(_, most)| most);
         let room = u32::try_from(batch.saturating_mul(info.replicas + 1)).unwrap_or(u32::MAX);
         let limits = Limits { records: self.edge_records.max(room), bytes: self.edge_bytes };
-        // Watermarks need a lane for each consumer, and windows all records of a key.
+        // Watermarks and barriers need a lane for each consumer, and windows all records of a key.
         let keyed = self.keeps_time
+            || self.checkpoints.is_some()
             || match self.order {
                 Order::None => info.bears,
                 Order::PerKey => info.keyed,
@@ -158,6 +168,21 @@ impl Assembly {
         let door = Door::new(self.accounts.sequence.clone()?);
         self.doors.push((inlet.clone(), door.rung()));
         Some(door)
+    }
+
+    /// Says that the replicas of stage `index` take part in checkpoints. For a sink, with the edge that it takes from.
+    pub(crate) fn takes_part(&self, index: usize, sink: Option<Arc<dyn AnyEdge>>) {
+        if let Some(checkpoints) = &self.checkpoints {
+            let info = &self.infos[index];
+            checkpoints.expect(&info.name, info.replicas, self.wiring.before[index].is_empty(), sink);
+        }
+    }
+
+    /// What a source says of its position before it has begun, where there are checkpoints.
+    pub(crate) fn check_position(&mut self, index: usize, position: impl FnOnce() -> Result<Option<Vec<u8>>, StageError>) {
+        if self.checkpoints.is_some() && !matches!(panics::guard(position), Ok(Ok(Some(_)))) {
+            self.problems.push(format!("source `{}` does not tell positions, checkpoints need them", self.infos[index].name));
+        }
     }
 
     /// The most bytes of one run of stage `index`.
@@ -194,6 +219,14 @@ fn problems(wiring: &Wiring, infos: &[StageInfo], options: &Options) -> Vec<Stri
         if let Some(problem) = stage.problem {
             problems.push(format!("stage `{}` has {problem}", stage.name));
         }
+        if options.checkpoints.is_some() {
+            if let Some(unstored) = stage.unstored {
+                problems.push(format!("stage `{}` {unstored}, checkpoints do not hold that", stage.name));
+            }
+            if wiring.behind[index].is_empty() && stage.replicas > 1 {
+                problems.push(format!("sink `{}` has {} replicas, checkpoints need one", stage.name, stage.replicas));
+            }
+        }
         if let Order::Total { window } = options.order {
             if wiring.behind[index].is_empty() && stage.replicas > 1 {
                 problems.push(format!("sink `{}` has {} replicas, total order needs one", stage.name, stage.replicas));
@@ -220,6 +253,9 @@ fn problems(wiring: &Wiring, infos: &[StageInfo], options: &Options) -> Vec<Stri
                 }
             }
         }
+    }
+    if options.checkpoints.is_some() && matches!(options.order, Order::Total { .. }) {
+        problems.push("total order holds records before sinks, checkpoints do not hold that".to_owned());
     }
     if options.memory_budget == Some(0) {
         problems.push("the memory budget is 0".to_owned());
@@ -251,6 +287,14 @@ pub(super) fn start(pipeline: Pipeline) -> Result<Handle, PipelineError> {
         return Err(PipelineError::Invalid(problems));
     }
     panics::warn_if_aborting();
+    let (checkpoints, store) = match options.checkpoints {
+        Some(CheckpointOptions { mut store, every }) => {
+            let latest = panics::guard(|| store.latest()).unwrap_or_else(|fault| Err(StageError::fatal(fault.to_string())));
+            let latest = latest.map_err(|error| PipelineError::Invalid(vec![format!("the store of checkpoints: {error}")]))?;
+            (Some(Checkpoints::new(latest)), Some((store, every)))
+        }
+        None => (None, None),
+    };
 
     let budget = options.memory_budget.unwrap_or(u64::MAX);
     let (record_bytes, run_bytes) = divide(budget, &infos);
@@ -288,12 +332,21 @@ pub(super) fn start(pipeline: Pipeline) -> Result<Handle, PipelineError> {
         keeps_time,
         doors: Vec::new(),
         run_bytes,
+        checkpoints: checkpoints.clone(),
+        problems: Vec::new(),
     };
     let nodes = assembly.wiring.nodes.clone();
     // All edges first: a stage is made with those that it sends on.
     let builds: Vec<_> = nodes.iter().enumerate().filter_map(|(index, node)| Some(node.connect()?(&mut assembly, index))).collect();
     let stages = builds.into_iter().map(|build| build(&mut assembly)).collect();
-    let Assembly { edges, infos, doors, acks, .. } = assembly;
+    let Assembly { edges, infos, doors, acks, mut problems, .. } = assembly;
+    if checkpoints.is_some() && acks.iter().any(Option::is_some) {
+        problems.push("a source that commits offsets of its own does not go together with checkpoints".to_owned());
+    }
+    problems.extend(checkpoints.as_ref().and_then(|checkpoints| checkpoints.mismatch()));
+    if !problems.is_empty() {
+        return Err(PipelineError::Invalid(problems));
+    }
     if acks.iter().any(Option::is_some) {
         if let Some(window) = infos.iter().find(|info| info.bears) {
             let name = &window.name;
@@ -311,8 +364,14 @@ pub(super) fn start(pipeline: Pipeline) -> Result<Handle, PipelineError> {
     let (into, edges) = edges.into_iter().map(|(index, edge)| (infos[index].name.to_string(), edge)).unzip();
 
     let started = Instant::now();
-    let plumbing = Arc::new(Plumbing { edges, stop, abort, accounts: accounts.clone(), threads: AtomicUsize::new(0) });
+    let plumbing = Arc::new(Plumbing { edges, stop, abort, accounts: accounts.clone(), checkpoints, threads: AtomicUsize::new(0) });
     let host = Host::start(stages, plumbing.clone(), options.supervision)?;
+    if let (Some(checkpoints), Some((store, every))) = (&plumbing.checkpoints, store)
+        && let Err(error) = checkpoints.start(store, every)
+    {
+        host.stopper().stop(Mode::Abort, None);
+        return Err(error.into());
+    }
     Ok(Handle::new(host, plumbing, metrics, into, dead, started, options.on_drop))
 }
 

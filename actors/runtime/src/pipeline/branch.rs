@@ -58,6 +58,7 @@ impl<T: Send + 'static> Flow<T> {
                 Way::Silent => CopyKind::Silent,
                 Way::Shadow => CopyKind::Shadow(assembly.peak_behind(index, way)),
             };
+            assembly.takes_part(index, None);
             let ways = outs.iter().enumerate().map(|(way, port)| (kind(way), port.entrance())).collect();
             let factory: Factory<CopyFn> = Arc::new(move |_| Ok(CopyFn(count)));
             Box::new(RecordStage::new(assembly.shared(index), StageOptions::new(), factory, inlet, Some(Arc::new(Scatter(ways)))))
@@ -95,6 +96,7 @@ impl<T: Send + 'static> Flow<T> {
         let ports: [_; N] = std::array::from_fn(|_| Port::new());
         let outs = ports.clone();
         let node = self.node(info, Fan::Choice(N), move |assembly, index, inlet| {
+            assembly.takes_part(index, None);
             let ways: Vec<Arc<dyn Entrance<T>>> = outs.iter().map(|port| port.entrance()).collect();
             let factory: Factory<RouteFn<F>> = Arc::new(move |_| Ok(RouteFn(N, make())));
             Box::new(RecordStage::new(assembly.shared(index), StageOptions::new(), factory, inlet, Some(Arc::new(Switch(ways)))))
@@ -130,11 +132,12 @@ impl<T: Send + 'static> Flow<T> {
         self,
         name: &str,
         problem: Option<&'static str>,
+        unstored: Option<&'static str>,
         options: StageOptions<T, Out<U, V>>,
         factory: impl Fn(&Start) -> Result<S, StageError> + Send + Sync + 'static,
     ) -> (Flow<U>, Flow<V>) {
         let mut info = StageInfo::new(name, self.keyed).with(&options);
-        (info.bears, info.problem) = (true, problem);
+        (info.bears, info.problem, info.unstored) = (true, problem, unstored);
         self.siding(info, options, factory)
     }
 
@@ -149,6 +152,7 @@ impl<T: Send + 'static> Flow<T> {
         let (to_main, to_side) = (main.clone(), side.clone());
         let factory: Factory<S> = Arc::new(factory);
         let node = self.node(info, Fan::Choice(2), move |assembly, index, inlet| {
+            assembly.takes_part(index, None);
             let ways = Arc::new(Siding(to_main.entrance(), Some(to_side.entrance())));
             Box::new(RecordStage::new(assembly.shared(index), options, factory, inlet, Some(ways)))
         });

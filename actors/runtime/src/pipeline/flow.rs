@@ -44,6 +44,8 @@ impl<T: Send + 'static> Flow<T> {
         let connect: Connect = Box::new(move |_, index| {
             Box::new(move |assembly| {
                 let committer = guard(|| source.committer()).unwrap_or_else(|fault| Err(StageError::fatal(fault.to_string())));
+                assembly.takes_part(index, None);
+                assembly.check_position(index, || source.snapshot());
                 let admission = assembly.admission(index, committer);
                 Box::new(SourceStage::new(assembly.shared(index), source, out.entrance(), admission))
             })
@@ -179,7 +181,10 @@ impl<T: Send + 'static> Flow<T> {
         factory: impl Fn(&Start) -> Result<S, StageError> + Send + Sync + 'static,
     ) -> Flow<U> {
         let factory: Factory<S> = Arc::new(factory);
-        self.then(info, move |assembly, index, inlet, way| Box::new(RecordStage::new(assembly.shared(index), options, factory, inlet, Some(way))))
+        self.then(info, move |assembly, index, inlet, way| {
+            assembly.takes_part(index, None);
+            Box::new(RecordStage::new(assembly.shared(index), options, factory, inlet, Some(way)))
+        })
     }
 
     /// Runs a model.
@@ -213,9 +218,11 @@ impl<T: Send + 'static> Flow<T> {
         let options = options.into_inner();
         let mut info = StageInfo::new(sink.name(), self.keyed).with(&options);
         info.named = false;
+        info.unstored = (!sink.takes_back()).then_some("cannot take back what it wrote");
         let factory: Factory<SinkStep<F::Sink, T>> = Arc::new(move |start| Ok(SinkStep(sink.open(start)?, PhantomData)));
         let node = self.node(info, Fan::Choice(0), move |assembly, index, inlet| {
             let door = assembly.door(&inlet);
+            assembly.takes_part(index, Some(inlet.clone()));
             Box::new(RecordStage::new(assembly.shared(index), options, factory, inlet, None).behind(door))
         });
         Pipeline { sinks: vec![node], options: Options::default() }

@@ -87,6 +87,9 @@ impl Handle {
     /// If the pipeline failed; the error carries the report.
     pub fn join(mut self) -> Result<Report, PipelineError> {
         let end = self.host.join();
+        if let Some(checkpoints) = &self.plumbing.checkpoints {
+            checkpoints.join();
+        }
         self.on_drop = OnDrop::Detach;
         self.plumbing.accounts.reaper.stop();
         let snapshot = self.snapshot();

@@ -89,7 +89,8 @@ fn pairing<T: Send + 'static, U: Send + 'static>(
     fan: Fan,
     way: impl FnOnce() -> Arc<dyn Entrance<Pairing<T, U>>> + Send + 'static,
 ) -> Arc<Node> {
-    let info = StageInfo::new(name, left.keyed || right.keyed);
+    let mut info = StageInfo::new(name, left.keyed || right.keyed);
+    info.unstored = Some("waits for partners of records");
     let (left, right) = (left.into_feeds(), right.into_feeds());
     let inputs = left.iter().map(Feed::link).chain(right.iter().map(Feed::link)).collect();
     let connect: Connect = Box::new(move |assembly, index| {

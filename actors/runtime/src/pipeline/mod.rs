@@ -22,6 +22,7 @@ pub use join::{Join, Lone};
 
 use self::graph::Node;
 use crate::{
+    checkpoint::CheckpointOptions,
     dead_letter::DeadLetterSink,
     error::PipelineError,
     metrics::Report,
@@ -75,6 +76,7 @@ pub(crate) struct Options {
     pub(crate) on_drop: OnDrop,
     pub(crate) commit_every: Duration,
     pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) checkpoints: Option<CheckpointOptions>,
 }
 
 impl Default for Options {
@@ -89,6 +91,7 @@ impl Default for Options {
             on_drop: OnDrop::Abort,
             commit_every: Duration::from_secs(1),
             clock: Arc::new(SystemClock),
+            checkpoints: None,
         }
     }
 }
@@ -207,6 +210,19 @@ impl Pipeline {
     #[must_use]
     pub fn commit_every(mut self, time: Duration) -> Self {
         self.options.commit_every = time;
+        self
+    }
+
+    /// Effectively-once: now and then, the positions of the sources and the state of the stages are stored, and sinks commit
+    /// what they have. A process that starts with the same pipeline and a store that holds a checkpoint goes on from there,
+    /// and takes back what was written behind it: each record's results are in the sinks once.
+    ///
+    /// It needs sources with a [`Source::snapshot`], sinks of one replica that [take back](crate::SinkFactory::takes_back)
+    /// what they wrote, and windows whose aggregates are [`crate::stored`]; there are no joins and no total order. A drain
+    /// leaves windows open for the next process.
+    #[must_use]
+    pub fn checkpoint(mut self, options: CheckpointOptions) -> Self {
+        self.options.checkpoints = Some(options);
         self
     }
 

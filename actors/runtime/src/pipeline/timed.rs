@@ -53,7 +53,8 @@ impl<T: Send + 'static> Flow<T> {
         options.replicas = if self.keyed { options.replicas } else { 1 };
         let states: Vec<Arc<Mutex<WindowState<A::State>>>> = (0..options.replicas).map(|_| Arc::default()).collect();
         let aggregate = Arc::new(aggregate);
-        self.fork_bearing(name, windows.problem(), options, move |start| {
+        let unstored = aggregate.encode(&aggregate.start()).is_none().then_some("holds windows of an aggregate that is not `stored`");
+        self.fork_bearing(name, windows.problem(), unstored, options, move |start| {
             Ok(WindowFn { windows, aggregate: aggregate.clone(), state: states[start.replica].clone() })
         })
     }

@@ -29,6 +29,35 @@ pub trait Sink<T>: Send {
     fn flush(&mut self) -> Result<(), StageError> {
         Ok(())
     }
+
+    /// The first phase of two, where the pipeline has checkpoints: makes durable what was written, so that it can neither
+    /// get lost nor be seen as final, and says how it is found again.
+    ///
+    /// # Errors
+    /// Ends the pipeline.
+    fn prepare(&mut self) -> Result<Vec<u8>, StageError> {
+        self.flush().map(|()| Vec::new())
+    }
+
+    /// The second phase: the checkpoint with what was prepared last is stored. Nothing more is prepared before that. It may be
+    /// told twice, the second time as [`Sink::restore`] of another process.
+    ///
+    /// # Errors
+    /// Ends the pipeline.
+    fn commit(&mut self, prepared: &[u8]) -> Result<(), StageError> {
+        let _ = prepared;
+        Ok(())
+    }
+
+    /// Goes on behind what was prepared, commits it, and takes back everything that was written behind it; all that was
+    /// written, where there is no checkpoint. Called before the first record.
+    ///
+    /// # Errors
+    /// Ends the pipeline.
+    fn restore(&mut self, prepared: Option<&[u8]>) -> Result<(), StageError> {
+        let _ = prepared;
+        Ok(())
+    }
 }
 
 /// Makes sinks: one per replica, and a fresh one after every panic.
@@ -39,6 +68,12 @@ pub trait SinkFactory<T>: Send + Sync + 'static {
     /// The stage's name in metrics and dead letters.
     fn name(&self) -> Arc<str> {
         "sink".into()
+    }
+
+    /// Whether its sinks take back what is behind a checkpoint (see [`Sink::restore`]), or replace it by the same when it
+    /// comes again. A pipeline with checkpoints has only such sinks.
+    fn takes_back(&self) -> bool {
+        false
     }
 
     /// Opens a sink. `start.incarnation` is 0 the first time, and counts the restarts: what was written before one

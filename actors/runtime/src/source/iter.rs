@@ -13,13 +13,15 @@ pub struct IterSource<I, T> {
     items: I,
     bytes: fn(&T) -> u64,
     key: Option<fn(&T) -> Key>,
+    /// How many items were taken, if the iterator gives the same ones in every run.
+    taken: Option<u64>,
 }
 
 /// A source of the items of an iterator.
 ///
 /// The iterator runs on the source's thread. A panic in it ends the pipeline: an iterator cannot be started again.
 pub fn from_iter<I: IntoIterator>(items: I) -> IterSource<I::IntoIter, I::Item> {
-    IterSource { items: items.into_iter(), bytes: |_| size_of::<I::Item>() as u64, key: None }
+    IterSource { items: items.into_iter(), bytes: |_| size_of::<I::Item>() as u64, key: None, taken: None }
 }
 
 impl<I, T> IterSource<I, T> {
@@ -27,6 +29,13 @@ impl<I, T> IterSource<I, T> {
     #[must_use]
     pub fn weighed(mut self, bytes: fn(&T) -> u64) -> Self {
         self.bytes = bytes;
+        self
+    }
+
+    /// Says that the iterator gives the same items in every run: after a crash, those before the checkpoint are passed over.
+    #[must_use]
+    pub fn repeatable(mut self) -> Self {
+        self.taken = Some(0);
         self
     }
 
@@ -43,6 +52,17 @@ impl<T: Send, I: Iterator<Item = T> + Send> Source<T> for IterSource<I, T> {
         self.key.is_some()
     }
 
+    fn snapshot(&mut self) -> Result<Option<Vec<u8>>, StageError> {
+        Ok(self.taken.map(|taken| taken.to_le_bytes().to_vec()))
+    }
+
+    fn restore(&mut self, position: &[u8]) -> Result<(), StageError> {
+        let taken = position.try_into().map(u64::from_le_bytes).map_err(StageError::fatal)?;
+        (0..taken).map_while(|_| self.items.next()).for_each(drop);
+        self.taken = Some(taken);
+        Ok(())
+    }
+
     fn pull(&mut self, out: &mut Pulled<T>, stop: &Signal) -> Result<Progress, StageError> {
         let start = Instant::now();
         if stop.is_set() {
@@ -50,6 +70,9 @@ impl<T: Send, I: Iterator<Item = T> + Send> Source<T> for IterSource<I, T> {
         }
         while !out.is_full() {
             let Some(item) = self.items.next() else { return Ok(Progress::End) };
+            if let Some(taken) = &mut self.taken {
+                *taken += 1;
+            }
             let mut record = Record::new(item);
             record.bytes = (self.bytes)(&record.payload);
             record.key = self.key.map(|key| key(&record.payload));

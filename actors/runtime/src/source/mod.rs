@@ -186,6 +186,24 @@ pub trait Source<T>: Send {
         Ok(None)
     }
 
+    /// The position behind everything that was pulled so far, for a source that can begin again from there. A pipeline with
+    /// checkpoints has only such sources; in it, a pull must not wait for records for longer than a checkpoint may take.
+    ///
+    /// # Errors
+    /// Fails the pipeline.
+    fn snapshot(&mut self) -> Result<Option<Vec<u8>>, StageError> {
+        Ok(None)
+    }
+
+    /// Begins behind this position. Called before the first pull.
+    ///
+    /// # Errors
+    /// Fails the pipeline.
+    fn restore(&mut self, position: &[u8]) -> Result<(), StageError> {
+        let _ = position;
+        Err(StageError::fatal("this source cannot begin at a position"))
+    }
+
     /// Waits for the next record, and takes what else is ready until `out` is full. Once `stop` is set, it returns
     /// without waiting, and [`Progress::End`] as soon as it has delivered what nobody could deliver again.
     ///
@@ -214,6 +232,14 @@ impl<T, S: Source<T> + ?Sized> Source<T> for Box<S> {
 
     fn committer(&mut self) -> Result<Option<Box<dyn Committer>>, StageError> {
         (**self).committer()
+    }
+
+    fn snapshot(&mut self) -> Result<Option<Vec<u8>>, StageError> {
+        (**self).snapshot()
+    }
+
+    fn restore(&mut self, position: &[u8]) -> Result<(), StageError> {
+        (**self).restore(position)
     }
 
     fn pull(&mut self, out: &mut Pulled<T>, stop: &Signal) -> Result<Progress, StageError> {

@@ -24,6 +24,7 @@ pub(crate) use transform::{FilterFn, FlatMapFn, KeyByFn, MapFn, SinkStep, TryMap
 pub(crate) use worker::RecordStage;
 
 use crate::{
+    checkpoint::Checkpoints,
     dead_letter::{DeadLetters, Failure},
     envelope::Header,
     error::{Cause, Fault, StageError},
@@ -67,6 +68,10 @@ pub(crate) struct StageShared {
     pub(crate) on_error: OnError,
     pub(crate) model: Option<Arc<ModelId>>,
     pub(crate) clock: Arc<dyn Clock>,
+    /// In a pipeline that has checkpoints.
+    pub(crate) checkpoints: Option<Arc<Checkpoints>>,
+    /// Set when the pipeline drains.
+    pub(crate) stop: Signal,
 }
 
 impl StageShared {

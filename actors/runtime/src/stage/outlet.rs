@@ -167,7 +167,7 @@ impl<U, V: Send, F: Fn(U) -> V + Send> Outward<U> for EdgeOutlet<V, F> {
 
     fn control(&mut self, control: Control) -> Result<(), EdgeClosed> {
         (0..self.lanes.len()).try_for_each(|lane| self.send(lane))?;
-        if self.lossy {
+        if self.lossy && !matches!(control, Control::Barrier(_)) {
             // A later one says as much.
             self.sender.try_control(control);
             return Ok(());

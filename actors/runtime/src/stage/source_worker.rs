@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use millstream_edge::{Cost, MAX_CHUNK};
+use millstream_edge::{Control, Cost, MAX_CHUNK};
 
 use super::{Entrance, Exit, Outlet, Stage, StageShared, Start, spawn_worker};
 use crate::{
@@ -83,6 +83,7 @@ impl<T: Send + 'static> Stage for SourceStage<T> {
             number: self.number,
             acks: self.shared.accounts.acks_of(self.number).cloned(),
             tally: Tally::default(),
+            barrier: self.shared.checkpoints.as_ref().map_or(0, |checkpoints| checkpoints.requested()),
         };
         let pull_bytes = self.pull_bytes;
         let committer = std::mem::replace(&mut *self.committer.lock().unwrap_or_else(PoisonError::into_inner), Ok(None));
@@ -98,7 +99,7 @@ impl<T: Send + 'static> Stage for SourceStage<T> {
                 Err(error) => return Exit::Failed(Cause::StageFailed { stage: gate.shared.name(), fault: error.into() }),
             };
             gate.shared.metrics.set_state(StageState::Running);
-            let end = gate.stream(&mut source, pull_bytes, commits.as_ref());
+            let end = gate.restore(&mut source).and_then(|()| gate.stream(&mut source, pull_bytes, commits.as_ref()));
             gate.tally.flush(&gate.shared.accounts);
             if let Err(fault) = guard(|| drop(source)) {
                 tracing::error!(%fault, "the source's destructor panicked");
@@ -138,9 +139,46 @@ struct Gate<T> {
     /// Where the ends of its records are noted, if it wants to know.
     acks: Option<Arc<Acks>>,
     tally: Tally,
+    /// The last barrier that it has sent.
+    barrier: u64,
 }
 
 impl<T: Send> Gate<T> {
+    /// Begins behind the position that the checkpoint tells.
+    fn restore(&self, source: &mut Box<dyn Source<T>>) -> Result<(), Exit> {
+        let Some(position) = self.shared.checkpoints.as_ref().and_then(|checkpoints| checkpoints.restored(&self.shared.name(), 0)) else {
+            return Ok(());
+        };
+        guard(|| source.restore(position)).and_then(|restored| restored.map_err(Fault::from)).map_err(|fault| self.cannot(fault))
+    }
+
+    fn cannot(&self, fault: Fault) -> Exit {
+        Exit::Failed(Cause::StageFailed { stage: self.shared.name(), fault })
+    }
+
+    /// Says how far it is, and sends the barrier that was asked for; or says for good how far it is.
+    fn checkpoint(&mut self, source: &mut Box<dyn Source<T>>, last: bool) -> Result<(), Exit> {
+        let Some(checkpoints) = self.shared.checkpoints.clone() else { return Ok(()) };
+        let barrier = checkpoints.requested();
+        if barrier == self.barrier && !last {
+            return Ok(());
+        }
+        if let Some(cause) = checkpoints.failure() {
+            return Err(Exit::Failed(cause));
+        }
+        let position = guard(|| source.snapshot()).and_then(|position| position.map_err(Fault::from)).map_err(|fault| self.cannot(fault))?;
+        if last {
+            checkpoints.finish(&self.shared.name(), 0, position);
+            return Ok(());
+        }
+        self.barrier = barrier;
+        checkpoints.report(&self.shared.name(), 0, barrier, position);
+        crate::fail_point!("before-barrier");
+        self.outlet.control(Control::Barrier(barrier))?;
+        crate::fail_point!("after-barrier");
+        checkpoints.wait_for_sources(barrier).map_err(|cause| cause.map_or(Exit::Aborted, Exit::Failed))
+    }
+
     fn stream(&mut self, source: &mut Box<dyn Source<T>>, pull_bytes: u64, commits: Option<&Commits>) -> Result<(), Exit> {
         let mut pulled = Pulled::new(MAX_CHUNK, pull_bytes);
         loop {
@@ -157,7 +195,9 @@ impl<T: Send> Gate<T> {
                 return Err(Exit::Aborted);
             }
             // (A commit that failed is told of by those who join its thread.)
-            if progress == Progress::End || commits.is_some_and(Commits::has_failed) {
+            let end = progress == Progress::End || commits.is_some_and(Commits::has_failed);
+            self.checkpoint(source, end)?;
+            if end {
                 return Ok(());
             }
         }

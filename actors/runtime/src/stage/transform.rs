@@ -3,7 +3,7 @@
 use std::marker::PhantomData;
 
 use super::Context;
-use crate::{envelope::Key, error::StageError, sink::Sink};
+use crate::{checkpoint::State, envelope::Key, error::StageError, sink::Sink};
 
 /// Where a transform puts its results.
 pub struct Emit<U> {
@@ -72,6 +72,12 @@ pub trait Transform<T, U>: Send {
     fn watermark(&mut self, time: i64, out: &mut Emit<U>) -> Result<(), StageError> {
         let _ = (time, out);
         Ok(())
+    }
+
+    /// What is remembered from record to record, for code that goes on in another process where this one was; see
+    /// [`crate::Pipeline::checkpoint`]. None by default: what such code remembers is lost.
+    fn state(&mut self) -> Option<&mut dyn State> {
+        None
     }
 
     /// The stream has ended, or the pipeline is being aborted.
@@ -143,5 +149,27 @@ impl<T, S: Sink<T>> Transform<T, Nothing> for SinkStep<S, T> {
 
     fn finish(&mut self) -> Result<(), StageError> {
         self.0.flush()
+    }
+
+    fn state(&mut self) -> Option<&mut dyn State> {
+        Some(self)
+    }
+}
+
+impl<S: Sink<T>, T> State for SinkStep<S, T> {
+    fn snapshot(&mut self) -> Result<Vec<u8>, StageError> {
+        self.0.prepare()
+    }
+
+    fn restore(&mut self, snapshot: Option<&[u8]>) -> Result<(), StageError> {
+        self.0.restore(snapshot)
+    }
+
+    fn committed(&mut self, snapshot: &[u8]) -> Result<(), StageError> {
+        self.0.commit(snapshot)
+    }
+
+    fn outlives_instances(&self) -> bool {
+        true
     }
 }

@@ -54,6 +54,10 @@ struct Slot<T> {
     ended: bool,
     /// The user code knows that event time has come to its end.
     told: bool,
+    /// The user code goes on from the checkpoint, if the pipeline has them.
+    restored: bool,
+    /// What a sink has made ready, with the checkpoint that it waits for.
+    prepared: Option<(u64, Vec<u8>)>,
 }
 
 impl<T, U, S> RecordStage<T, U, S> {
@@ -64,7 +68,9 @@ impl<T, U, S> RecordStage<T, U, S> {
         inlet: Arc<Edge<Envelope<T>>>,
         outlet: Option<Arc<dyn Entrance<U>>>,
     ) -> Self {
-        let slots = (0..options.replicas).map(|_| Mutex::new(Slot { chunk: VecDeque::new(), door: None, ended: false, told: false })).collect();
+        let slots = (0..options.replicas)
+            .map(|_| Mutex::new(Slot { chunk: VecDeque::new(), door: None, ended: false, told: false, restored: false, prepared: None }))
+            .collect();
         RecordStage(Arc::new(Parts { shared, options, factory, inlet, outlet, slots }))
     }
 
@@ -119,6 +125,9 @@ where
             Ok(Err(error)) => return Exit::Crashed(error.into()),
             Err(fault) => return Exit::Crashed(fault),
         };
+        if let Err(exit) = self.restore(&mut step, start.replica) {
+            return exit;
+        }
         self.shared.metrics.set_state(StageState::Running);
         let mut worker = Worker {
             parts: self,
@@ -155,7 +164,9 @@ where
                 let mut slot = self.slot(start.replica);
                 slot.chunk = std::mem::take(&mut worker.pending);
                 slot.door = worker.door.take();
-                Exit::Crashed(fault)
+                let lost = self.shared.checkpoints.is_some() && guard(|| step.state().is_some_and(|state| !state.outlives_instances())).unwrap_or(true);
+                // A fresh instance would not know what this one knew: another process goes on from the checkpoint.
+                if lost { Exit::Failed(Cause::StageFailed { stage: self.shared.name(), fault }) } else { Exit::Crashed(fault) }
             }
             Err(Break::Aborted) => match guard(|| step.finish()) {
                 Ok(Ok(())) => Exit::Aborted,
@@ -178,6 +189,21 @@ where
 
     fn slot(&self, replica: usize) -> std::sync::MutexGuard<'_, Slot<T>> {
         self.slots[replica].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Lets the first instance go on from the checkpoint.
+    fn restore(&self, step: &mut S, replica: usize) -> Result<(), Exit> {
+        let Some(checkpoints) = &self.shared.checkpoints else { return Ok(()) };
+        let mut slot = self.slot(replica);
+        if slot.restored {
+            return Ok(());
+        }
+        let snapshot = checkpoints.restored(&self.shared.name(), replica);
+        let restored = guard(|| step.state().map_or(Ok(()), |state| state.restore(snapshot))).and_then(|done| done.map_err(Fault::from));
+        restored.map_err(|fault| Exit::Failed(Cause::StageFailed { stage: self.shared.name(), fault }))?;
+        crate::fail_point!("after-restore");
+        slot.restored = true;
+        Ok(())
     }
 
     fn failed(&self, error: StageError) -> Cause {
@@ -235,7 +261,10 @@ where
                     continue;
                 }
             }
-            if ended && !self.parts.slot(replica).told {
+            self.commit(step, replica)?;
+            // Where a drained pipeline has checkpoints, windows stay open for whoever goes on.
+            let goes_on = self.parts.shared.checkpoints.is_some() && self.parts.shared.stop.is_set();
+            if ended && !goes_on && !self.parts.slot(replica).told {
                 self.watermark(step, i64::MAX)?;
                 self.parts.slot(replica).told = true;
             }
@@ -243,7 +272,7 @@ where
                 return match guard(|| step.finish()) {
                     Ok(Ok(())) => {
                         self.settle_all();
-                        Ok(())
+                        self.last_checkpoint(step, replica)
                     }
                     Ok(Err(error)) => Err(Break::Failed(self.parts.failed(error))),
                     Err(fault) => Err(Break::Crashed(fault)),
@@ -281,6 +310,7 @@ where
                         self.outlet.control(Control::Watermark(time))?;
                     }
                 }
+                Received::Control(Control::Barrier(barrier)) => self.barrier(step, replica, barrier)?,
                 Received::Control(Control::Idle) if idle_after.is_none() => self.outlet.control(Control::Idle)?,
                 Received::TimedOut if idle_at.is_some_and(|at| at <= clock.now()) => {
                     self.outlet.control(Control::Idle)?;
@@ -290,6 +320,67 @@ where
                 Received::Closed => return Err(Break::Aborted),
             }
         }
+    }
+
+    /// A checkpoint: everything that came before it has been worked on, and nothing behind it.
+    fn barrier(&mut self, step: &mut S, replica: usize, barrier: u64) -> Result<(), Break> {
+        let Some(checkpoints) = &self.parts.shared.checkpoints else { return Ok(()) };
+        // The one before is stored, or this one could not have been asked for.
+        self.commit(step, replica)?;
+        crate::fail_point!("before-snapshot");
+        let state = self.snapshot(step)?;
+        if self.parts.outlet.is_none() {
+            self.parts.slot(replica).prepared = state.clone().map(|state| (barrier, state));
+        }
+        crate::fail_point!("at-barrier");
+        checkpoints.report(&self.parts.shared.name(), replica, barrier, state);
+        Ok(self.outlet.control(Control::Barrier(barrier))?)
+    }
+
+    /// The stream has ended: what is known now belongs to every checkpoint from here on.
+    fn last_checkpoint(&mut self, step: &mut S, replica: usize) -> Result<(), Break> {
+        let Some(checkpoints) = &self.parts.shared.checkpoints else { return Ok(()) };
+        let stopped = |cause: Option<Cause>| cause.map_or(Break::Aborted, Break::Failed);
+        // What a sink prepared is committed before it prepares more. (Whoever else takes part in that checkpoint does not
+        // wait for this sink.)
+        self.tally.flush(&self.parts.shared.accounts);
+        let waits = self.parts.slot(replica).prepared.as_ref().map(|(barrier, _)| *barrier);
+        if let Some(barrier) = waits {
+            checkpoints.wait_for(barrier).map_err(stopped)?;
+            self.commit(step, replica)?;
+        }
+        let state = self.snapshot(step)?;
+        crate::fail_point!("at-end");
+        checkpoints.finish(&self.parts.shared.name(), replica, state.clone());
+        if self.parts.outlet.is_some() {
+            return Ok(());
+        }
+        checkpoints.wait_for_end().map_err(stopped)?;
+        self.parts.slot(replica).prepared = state.map(|state| (checkpoints.stored(), state));
+        self.commit(step, replica)
+    }
+
+    fn snapshot(&self, step: &mut S) -> Result<Option<Vec<u8>>, Break> {
+        let snapshot = guard(|| step.state().map(|state| state.snapshot()).transpose());
+        snapshot.and_then(|snapshot| snapshot.map_err(Fault::from)).map_err(|fault| self.cannot(fault))
+    }
+
+    /// Tells a sink that its checkpoint is stored, once it is. (A sink is woken for that, or because none can be stored.)
+    fn commit(&self, step: &mut S, replica: usize) -> Result<(), Break> {
+        let Some(checkpoints) = self.parts.shared.checkpoints.as_ref().filter(|_| self.parts.outlet.is_none()) else { return Ok(()) };
+        if let Some(cause) = checkpoints.failure() {
+            return Err(Break::Failed(cause));
+        }
+        let prepared = self.parts.slot(replica).prepared.take_if(|(barrier, _)| *barrier <= checkpoints.stored());
+        let Some((_, prepared)) = prepared else { return Ok(()) };
+        crate::fail_point!("before-sink-commit");
+        let told = guard(|| step.state().map_or(Ok(()), |state| state.committed(&prepared)));
+        crate::fail_point!("after-sink-commit");
+        told.and_then(|told| told.map_err(Fault::from)).map_err(|fault| self.cannot(fault))
+    }
+
+    fn cannot(&self, fault: Fault) -> Break {
+        Break::Failed(Cause::StageFailed { stage: self.parts.shared.name(), fault })
     }
 
     /// Makes durable what the sink has taken; its records have ended then.

@@ -29,7 +29,7 @@ use self::{
     mailbox::Mailbox,
     root::{Root, Shutdown},
 };
-use crate::{error::Cause, signal::Switch, stage::Stage, ticket::Accounts};
+use crate::{checkpoint::Checkpoints, error::Cause, signal::Switch, stage::Stage, ticket::Accounts};
 
 /// Where a stage is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -133,6 +133,7 @@ pub(crate) struct Plumbing {
     pub(crate) stop: Switch,
     pub(crate) abort: Switch,
     pub(crate) accounts: Arc<Accounts>,
+    pub(crate) checkpoints: Option<Arc<Checkpoints>>,
     /// Worker threads that have not ended.
     pub(crate) threads: AtomicUsize,
 }
@@ -146,6 +147,9 @@ impl Plumbing {
         self.stop.throw();
         self.abort.throw();
         self.accounts.close();
+        if let Some(checkpoints) = &self.checkpoints {
+            checkpoints.close();
+        }
         for edge in &self.edges {
             edge.close();
         }

@@ -20,6 +20,18 @@ pub trait Aggregate<T>: Send + Sync + 'static {
     /// Adds what another window has gathered: sessions grow together.
     fn merge(&self, state: &mut Self::State, other: Self::State);
 
+    /// The state as bytes, for windows that outlive the process.
+    fn encode(&self, state: &Self::State) -> Option<Vec<u8>> {
+        let _ = state;
+        None
+    }
+
+    /// The state of these bytes.
+    fn decode(&self, bytes: &[u8]) -> Option<Self::State> {
+        let _ = bytes;
+        None
+    }
+
     /// Makes the result.
     fn finish(&self, state: Self::State) -> Self::Output;
 }
@@ -75,5 +87,65 @@ where
 
     fn finish(&self, state: V) -> V {
         state
+    }
+}
+
+/// An aggregate whose windows are part of checkpoints; see [`stored`].
+pub struct Stored<A, E, D> {
+    aggregate: A,
+    encode: E,
+    decode: D,
+}
+
+/// The same aggregate, with its state as bytes: windows are then part of checkpoints.
+///
+/// ```
+/// use millstream_runtime::{Aggregate, fold, stored};
+///
+/// let count = fold(|| 0u64, |count, _: &u32| *count += 1, |count, other| *count += other);
+/// let count = stored(count, |count| count.to_le_bytes().to_vec(), |bytes| bytes.try_into().ok().map(u64::from_le_bytes));
+/// assert_eq!(count.decode(&count.encode(&7).unwrap()), Some(7));
+/// ```
+pub fn stored<T, A, E, D>(aggregate: A, encode: E, decode: D) -> Stored<A, (E, PhantomData<fn(&T)>), D>
+where
+    A: Aggregate<T>,
+    E: Fn(&A::State) -> Vec<u8> + Send + Sync + 'static,
+    D: Fn(&[u8]) -> Option<A::State> + Send + Sync + 'static,
+{
+    Stored { aggregate, encode: (encode, PhantomData), decode }
+}
+
+impl<T, A, E, D> Aggregate<T> for Stored<A, (E, PhantomData<fn(&T)>), D>
+where
+    T: 'static,
+    A: Aggregate<T>,
+    E: Fn(&A::State) -> Vec<u8> + Send + Sync + 'static,
+    D: Fn(&[u8]) -> Option<A::State> + Send + Sync + 'static,
+{
+    type State = A::State;
+    type Output = A::Output;
+
+    fn start(&self) -> A::State {
+        self.aggregate.start()
+    }
+
+    fn add(&self, state: &mut A::State, record: &T) {
+        self.aggregate.add(state, record);
+    }
+
+    fn merge(&self, state: &mut A::State, other: A::State) {
+        self.aggregate.merge(state, other);
+    }
+
+    fn encode(&self, state: &A::State) -> Option<Vec<u8>> {
+        Some((self.encode.0)(state))
+    }
+
+    fn decode(&self, bytes: &[u8]) -> Option<A::State> {
+        (self.decode)(bytes)
+    }
+
+    fn finish(&self, state: A::State) -> A::Output {
+        self.aggregate.finish(state)
     }
 }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::micros;
 use crate::{
+    checkpoint::State,
     error::StageError,
     stage::{Context, Emit, Transform},
 };
@@ -57,5 +58,27 @@ impl<T, F: FnMut(&T) -> i64 + Send> Transform<T, T> for AssignFn<F> {
         // What was said of event time before it was assigned here is void.
         out.set_watermark(None);
         Ok(())
+    }
+
+    fn state(&mut self) -> Option<&mut dyn State> {
+        Some(self)
+    }
+}
+
+impl<F> State for AssignFn<F> {
+    fn snapshot(&mut self) -> Result<Vec<u8>, StageError> {
+        Ok(self.latest.to_le_bytes().to_vec())
+    }
+
+    fn restore(&mut self, snapshot: Option<&[u8]>) -> Result<(), StageError> {
+        if let Some(snapshot) = snapshot {
+            self.latest = snapshot.try_into().map(i64::from_le_bytes).map_err(StageError::fatal)?;
+        }
+        Ok(())
+    }
+
+    /// A fresh instance learns how far event time has come from the next record.
+    fn outlives_instances(&self) -> bool {
+        true
     }
 }

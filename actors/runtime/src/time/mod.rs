@@ -10,7 +10,7 @@ mod assign;
 mod clock;
 mod window;
 
-pub use aggregate::{Aggregate, Fold, fold};
+pub use aggregate::{Aggregate, Fold, Stored, fold, stored};
 pub(crate) use assign::AssignFn;
 pub use assign::Watermarks;
 pub use clock::{Clock, ManualClock};

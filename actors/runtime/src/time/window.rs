@@ -16,6 +16,7 @@ use std::{
 
 use super::{Aggregate, micros};
 use crate::{
+    checkpoint::{Reader, State, Writer},
     envelope::Key,
     error::StageError,
     stage::{Context, Emit, Out, Transform},
@@ -133,6 +134,10 @@ impl<T: Send + 'static, A: Aggregate<T>> Transform<T, Results<T, A>> for WindowF
         Ok(())
     }
 
+    fn state(&mut self) -> Option<&mut dyn State> {
+        Some(self)
+    }
+
     fn watermark(&mut self, time: i64, out: &mut Emit<Results<T, A>>) -> Result<(), StageError> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.watermark = state.watermark.max(time);
@@ -214,5 +219,71 @@ impl<T: Send + 'static, A: Aggregate<T>> WindowFn<T, A> {
         self.aggregate.add(&mut open.state, record);
         open.count += 1;
         true
+    }
+}
+
+impl<T: Send + 'static, A: Aggregate<T>> State for WindowFn<T, A> {
+    fn snapshot(&mut self) -> Result<Vec<u8>, StageError> {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut out = Writer::default();
+        out.bytes(self.kind().as_bytes());
+        let mut write = |(end, start, key): Place, open: &Open<A::State>| {
+            let bytes = self.aggregate.encode(&open.state).ok_or_else(|| StageError::fatal("a window that cannot be stored"))?;
+            out.time(end);
+            out.time(start);
+            out.option(key, |out, key| out.number(key.0));
+            out.number(open.count);
+            out.bytes(&bytes);
+            Ok::<_, StageError>(())
+        };
+        state.open.iter().try_for_each(|(place, open)| write(*place, open))?;
+        state.counted.iter().try_for_each(|(key, (first, last, open))| write((*last, *first, *key), open))?;
+        out.time(state.watermark);
+        Ok(out.0)
+    }
+
+    fn restore(&mut self, snapshot: Option<&[u8]>) -> Result<(), StageError> {
+        let Some(snapshot) = snapshot else { return Ok(()) };
+        let restored = self.read(snapshot).ok_or_else(|| StageError::fatal("the checkpoint holds no such windows"))?;
+        *self.state.lock().unwrap_or_else(PoisonError::into_inner) = restored;
+        Ok(())
+    }
+
+    fn outlives_instances(&self) -> bool {
+        true
+    }
+}
+
+impl<T: Send + 'static, A: Aggregate<T>> WindowFn<T, A> {
+    /// Which windows a snapshot holds: those of others are refused.
+    fn kind(&self) -> String {
+        format!("{:?}", self.windows)
+    }
+
+    fn read(&self, snapshot: &[u8]) -> Option<WindowState<A::State>> {
+        let mut state = WindowState::default();
+        let mut input = Reader::new(snapshot);
+        if input.bytes()? != self.kind().as_bytes() {
+            return None;
+        }
+        loop {
+            let end = input.time()?;
+            if input.is_empty() {
+                state.watermark = end;
+                return Some(state);
+            }
+            let start = input.time()?;
+            let key = input.option(Reader::number)?.map(Key);
+            let count = input.number()?;
+            let open = Open { state: self.aggregate.decode(input.bytes()?)?, count };
+            match self.windows {
+                Windows::Count(_) => drop(state.counted.insert(key, (start, end, open))),
+                Windows::Session(_) => {
+                    state.sessions.entry(key).or_default().insert(start, end);
+                    state.open.insert((end, start, key), open);
+                }
+                Windows::Tumbling(_) | Windows::Sliding { .. } => drop(state.open.insert((end, start, key), open)),
+            }
+        }
     }
 }

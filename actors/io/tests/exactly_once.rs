@@ -1,0 +1,211 @@
+//! A real process with checkpoints, killed at each of its fail points, again and again: in the end, each record's result is
+//! in the file once. And what becomes of torn checkpoints.
+
+use std::{
+    fs,
+    io::{BufRead, BufReader},
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    thread,
+    time::Duration,
+};
+
+use millstream_io::{CheckpointFolder, Line, jsonl, lines};
+use millstream_runtime::{
+    CheckpointOptions, CheckpointStore, Context, Emit, Pipeline, RunInference, StageError, StageOptions, State, Transform, Watermarks, Windows, fold, handler,
+    ms, stored,
+};
+
+const LINES: u64 = 2_000;
+const FOLDER: &str = "MILLSTREAM_ONCE_TEST";
+
+/// Adds up what has come.
+struct Total(u64);
+
+impl Transform<u64, (u64, u64)> for Total {
+    fn apply(&mut self, record: u64, _: &Context<'_>, out: &mut Emit<(u64, u64)>) -> Result<(), StageError> {
+        self.0 += record;
+        out.push((record, self.0));
+        Ok(())
+    }
+
+    fn state(&mut self) -> Option<&mut dyn State> {
+        Some(self)
+    }
+}
+
+impl State for Total {
+    fn snapshot(&mut self) -> Result<Vec<u8>, StageError> {
+        Ok(self.0.to_le_bytes().to_vec())
+    }
+
+    fn restore(&mut self, snapshot: Option<&[u8]>) -> Result<(), StageError> {
+        if let Some(snapshot) = snapshot {
+            self.0 = u64::from_le_bytes(snapshot.try_into().map_err(StageError::fatal)?);
+        }
+        Ok(())
+    }
+}
+
+/// Lines through replicas and a batching model into one file, with a running total; and counted by windows into another.
+fn pipeline(folder: &Path) -> Pipeline {
+    let work = |line: Line| {
+        if line.number.is_multiple_of(4) {
+            // So slow that there are several checkpoints.
+            thread::sleep(Duration::from_millis(1));
+        }
+        line.number
+    };
+    let model = handler("same", |batch: &[&u64]| Ok::<_, StageError>(batch.iter().map(|x| **x).collect()));
+    let count = fold(|| 0u64, |count: &mut u64, _: &u64| *count += 1, |count, other| *count += other);
+    let count = stored(count, |count| count.to_le_bytes().to_vec(), |bytes| bytes.try_into().ok().map(u64::from_le_bytes));
+    let [numbers, timed] = Pipeline::from(lines(folder.join("in.txt")))
+        .map_with("work", StageOptions::new().replicas(3), work)
+        .infer("model", RunInference::new(model).batch(1..=8))
+        .map("number", |p| p.inference)
+        .tee("copies");
+    let (windows, late) =
+        timed.event_time("time", Watermarks::bounded(ms(1_000)), |number| *number as i64 * 1_000).window("hundred", Windows::Tumbling(ms(100)), count);
+    numbers
+        .stage("total", StageOptions::new(), |_| Ok(Total(0)))
+        .sink(jsonl(folder.join("totals.jsonl")).transactional())
+        .and(windows.map("count", |window| (window.start, window.value)).sink(jsonl(folder.join("counts.jsonl")).transactional()))
+        .and(late.sink(jsonl(folder.join("late.jsonl")).transactional()))
+        .checkpoint(CheckpointOptions::new(CheckpointFolder::new(folder.join("state"))).every(ms(1)))
+        .edge_records(64)
+}
+
+#[test]
+fn child() {
+    let Some(folder) = std::env::var_os(FOLDER).map(PathBuf::from) else { return };
+    pipeline(&folder).run().expect("nothing fails");
+}
+
+/// Runs the child up to a fail point, and kills it there. Whether it came to that point.
+fn run_until(folder: &Path, point: &str, count: u32) -> bool {
+    let mut child = Command::new(std::env::current_exe().expect("this test"))
+        .args(["--exact", "child", "--nocapture", "--test-threads=1"])
+        .env(FOLDER, folder)
+        .env("MILLSTREAM_FAIL_AT", format!("{point}:{count}"))
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("a child");
+    let mut failed = false;
+    for line in BufReader::new(child.stdout.take().expect("piped")).lines() {
+        if line.expect("text").contains("FAILED AT") {
+            failed = true;
+            // SIGKILL: no destructor runs, nothing is flushed.
+            child.kill().expect("it runs");
+        }
+    }
+    let status = child.wait().expect("it was started");
+    assert!(failed || status.success(), "the child failed by itself at {point}");
+    failed
+}
+
+fn fresh(name: &str) -> PathBuf {
+    let folder = std::env::temp_dir().join(format!("millstream-{name}-{}", std::process::id()));
+    let _ = fs::remove_dir_all(&folder);
+    fs::create_dir_all(&folder).expect("a folder");
+    let text: String = (1..=LINES).map(|number| format!("line {number}\n")).collect();
+    fs::write(folder.join("in.txt"), text).expect("written");
+    folder
+}
+
+fn pairs(folder: &Path, name: &str) -> Vec<(u64, u64)> {
+    let text = fs::read_to_string(folder.join(name)).expect("written");
+    let pair = |line: &str| {
+        let (a, b) = line.trim_matches(['[', ']']).split_once(',')?;
+        Some((a.parse().ok()?, b.parse().ok()?))
+    };
+    text.lines().map(|line| pair(line).expect("a pair")).collect()
+}
+
+fn check(folder: &Path, point: &str) {
+    let totals = pairs(folder, "totals.jsonl");
+    let mut numbers: Vec<_> = totals.iter().map(|(number, _)| *number).collect();
+    numbers.sort_unstable();
+    let missing: Vec<_> = (1..=LINES).filter(|number| numbers.binary_search(number).is_err()).collect();
+    assert_eq!((missing, numbers.len() as u64), (Vec::new(), LINES), "each once, after {point}");
+    let mut sum = 0;
+    for (number, total) in totals {
+        sum += number;
+        assert_eq!(total, sum, "after {point}");
+    }
+    let mut counts = pairs(folder, "counts.jsonl");
+    counts.sort_unstable();
+    let expected: Vec<_> =
+        (0..=LINES / 100).map(|start| (start * 100_000, (start * 100..start * 100 + 100).filter(|n| (1..=LINES).contains(n)).count() as u64)).collect();
+    assert_eq!(counts, expected, "after {point}");
+    assert_eq!(fs::read(folder.join("late.jsonl")).expect("written"), b"", "after {point}");
+}
+
+#[test]
+fn a_process_killed_at_any_point_delivers_exactly_once() {
+    let points = [
+        "after-restore",
+        "before-barrier",
+        "after-barrier",
+        "before-snapshot",
+        "before-prepared",
+        "at-barrier",
+        "before-checkpoint",
+        "before-checkpoint-sync",
+        "before-checkpoint-rename",
+        "after-checkpoint-rename",
+        "after-checkpoint",
+        "before-sink-commit",
+        "after-sink-commit",
+        "at-end",
+    ];
+    let mut kills = 0;
+    let mut folder = fresh("once");
+    for count in [1u32, 2, 7] {
+        for point in points {
+            // Each from where the one before was killed, and anew when all is done.
+            if run_until(&folder, point, count) {
+                kills += 1;
+            } else {
+                check(&folder, point);
+                folder = fresh("once");
+            }
+        }
+    }
+    // (Where a disk is slow, there are few checkpoints.)
+    assert!(kills >= 20, "only {kills} of 42 kills");
+    assert!(!run_until(&folder, "none", 1));
+    check(&folder, "the end");
+    // Once more: everything is done.
+    assert!(!run_until(&folder, "none", 1));
+    check(&folder, "another end");
+    fs::remove_dir_all(&folder).expect("ours");
+}
+
+#[test]
+fn a_torn_checkpoint_is_passed_over() {
+    let folder = fresh("torn");
+    assert!(run_until(&folder, "before-checkpoint", 4), "three are stored, and more are to come");
+    let newest = || {
+        let mut files: Vec<_> = fs::read_dir(folder.join("state")).expect("checkpoints").map(|entry| entry.expect("a file").path()).collect();
+        files.retain(|path| path.extension().is_some());
+        files.sort();
+        files
+    };
+    let files = newest();
+    let last = files.last().expect("three were stored");
+    let epoch = || CheckpointFolder::new(folder.join("state")).latest().map(|latest| latest.map(|checkpoint| checkpoint.epoch));
+    let whole = fs::read(last).expect("a file");
+    assert_eq!(epoch().expect("whole"), Some(3));
+    for end in 0..whole.len() {
+        fs::write(last, &whole[..end]).expect("torn");
+        assert_eq!(epoch().expect("the one before"), Some(2), "cut at {end}");
+    }
+    assert!(!run_until(&folder, "none", 1));
+    check(&folder, "a torn checkpoint");
+    for file in newest() {
+        fs::write(file, b"rubbish").expect("written");
+    }
+    assert!(epoch().is_err(), "never silently from the beginning");
+    assert!(pipeline(&folder).run().is_err());
+    fs::remove_dir_all(&folder).expect("ours");
+}
