@@ -21,7 +21,7 @@ use millstream::{
 };
 
 /// The opset of all sketches.
-const OPSET: u32 = 22;
+const OPSET: u32 = 24;
 
 /// A graph while it is written, with what runs give it.
 pub struct Sketch {

@@ -21,7 +21,7 @@ pub trait Executable: Send + Sync {
     fn signature(&self) -> &Signature;
 
     /// Runs the model and returns its outputs in order. Outputs with a buffer in the request are written there and come
-    /// back as `None`.
+    /// back as `None`; where all have one, the list may be empty.
     fn run(&self, workspace: &mut Workspace, request: Request<'_, '_>) -> Result<Vec<Option<Value>>, RunError>;
 
     /// The memory that a run with inputs of these shapes takes, exactly, without running it.

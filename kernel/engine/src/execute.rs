@@ -19,7 +19,7 @@ use smallvec::SmallVec;
 const ARENA: usize = 0;
 
 /// Runs a plan. `inputs` fit the plan's, `buffers` are empty or one entry for each output; outputs without a buffer come
-/// back as values, the others as `None`.
+/// back as values, the others as `None`. Where all have buffers, the list that comes back is empty.
 pub fn run_plan(
     plan: &Plan,
     level: Level,
@@ -165,7 +165,7 @@ fn collect(
     inputs: &[Value],
     buffers: &mut [Option<TensorViewMut<'_>>],
 ) -> Result<Vec<Option<Value>>, RunError> {
-    let mut out = Vec::with_capacity(plan.outputs.len());
+    let mut out = Vec::new();
     for (index, (output, own)) in plan.outputs.iter().zip(own).enumerate() {
         let value = match output {
             PlanOutput::Memory(_) => own.map(Value::Tensor),
@@ -177,7 +177,7 @@ fn collect(
                 false => slots[*slot].take(),
             },
         };
-        out.push(match (value, buffers.get_mut(index)) {
+        let value = match (value, buffers.get_mut(index)) {
             (Some(value), Some(Some(buffer))) => {
                 let tensor = value.as_tensor()?;
                 let found = Spec { dtype: buffer.dtype(), layout: *buffer.layout() };
@@ -192,7 +192,15 @@ fn collect(
                 None
             }
             (value, _) => value,
-        });
+        };
+        if value.is_some() || !out.is_empty() {
+            out.resize(index, None);
+            out.push(value);
+        }
+    }
+    // Nothing is allocated where nothing comes back.
+    if !out.is_empty() {
+        out.resize(plan.outputs.len(), None);
     }
     Ok(out)
 }

@@ -56,7 +56,7 @@ mod transform;
 mod winograd;
 
 pub use activation::Activation;
-pub use attention::{Attention, Matrix, PackedHead};
+pub use attention::{Attention, FewOptions, FewScores, KeyWindow, Mask, MaskElements, Matrix, PackedHead, Scores};
 pub use depthwise::Depthwise;
 pub use epilogue::{Epilogue, Residual};
 pub use error::GemmError;

@@ -62,7 +62,7 @@ operators! {
     /// Products of matrices.
     matmul { mat_mul, fused_mat_mul, gemm; activation, batched, direct, number, oracle, product }
     /// Softmaxes of products that weigh values.
-    attention { fused_attention; heads }
+    attention { fused_attention, scaled_dot_product, rotary_embedding; heads, operands, printed }
     /// Images sampled at other places.
     resize { resize, upsample; coordinate, pass }
     /// Windows and planes reduced to one element.

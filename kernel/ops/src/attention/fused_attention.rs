@@ -4,9 +4,10 @@
 //! Inputs: Q `[.., L, depth]`, K `[.., S, depth]`, V `[.., S, width]` (each after its permutation), and perhaps a mask that
 //! broadcasts to `[.., L, S]`, added to the scores. A single key stands for as many as the mask has.
 
-use super::heads::{Heads, Operands};
+use super::heads::{Heads, Layouts, Operands, Rules};
 use crate::conv::geometry::positive;
 use alloc::{boxed::Box, string::String, vec, vec::Vec};
+use millstream_gemm::{KeyWindow, MaskElements};
 use millstream_graph::{Arity, BuildCx, BuildError, Cost, Dim, EvalCx, EvalError, Fact, InferCx, InferError, Op, OpDef, Permutation, Scratch, StepCx};
 use millstream_tensor::{DType, Layout, Order};
 
@@ -64,7 +65,10 @@ impl FusedAttention {
             *layout = permuted(layout, perm)?;
         }
         let inverse: Vec<usize> = (0..self.perm_y.len()).filter_map(|i| self.perm_y.iter().position(|&p| p == i)).collect();
-        Heads::new(&seen[0], &seen[1], &seen[2], mask, &permuted(y, &inverse)?)
+        // A single key stands for as many as the mask has; a mask of one key counts for all.
+        let keys = [&seen[1], &seen[2]].into_iter().map(|l| l.shape().iter().rev().nth(1).copied().unwrap_or(1)).find(|&keys| keys != 1).unwrap_or(1);
+        let mask = mask.map(|m| (*m, m.shape().last().copied().filter(|_| keys == 1).unwrap_or(keys)));
+        Heads::new(&Layouts { q: seen[0], k: seen[1], v: seen[2], y: permuted(y, &inverse)?, mask, group: 1 })
     }
 
     fn step(&self, cx: &StepCx<'_>) -> Result<Heads, EvalError> {
@@ -135,8 +139,9 @@ impl Op for FusedAttention {
         let (q, k, v, mask) = (cx.input::<f32>(0)?, cx.input::<f32>(1)?, cx.input::<f32>(2)?, cx.optional::<f32>(3)?);
         let y = cx.output::<f32>(0)?;
         let heads = self.heads([q.layout(), k.layout(), v.layout()], mask.as_ref().map(|m| m.layout()), y.layout())?;
-        let operands = Operands { q: q.data(), k: k.data(), v: v.data(), mask: mask.map(|m| m.data()) };
-        heads.run(cx, &operands, self.scale, y.into_data())
+        let operands = Operands { q: q.data(), k: k.data(), v: v.data(), mask: mask.map(|m| MaskElements::Added(m.data())) };
+        let window = |_| KeyWindow::all(heads.keys());
+        heads.run(cx, &operands, &Rules { scale: self.scale, cap: 0.0, blind_is_zero: false, window }, y.into_data())
     }
 
     fn scratch(&self, cx: &StepCx<'_>) -> Scratch {

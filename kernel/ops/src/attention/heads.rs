@@ -2,13 +2,17 @@
 //!
 //! All leading axes are a stack of heads, which broadcast as in a product of stacks. A grain is a head, or several where there are
 //! many, or some of a head's queries where there are few heads and many queries; it packs the keys and values that it meets into its
-//! worker's memory. The cut depends on shapes alone.
+//! worker's memory. Several heads in a row may share keys and values; where queries are few, all of these are a grain, which reads
+//! keys and values as they lie. The cut depends on shapes and strides alone.
 
 use crate::carve::{carve, carved};
-use millstream_gemm::{Attention, Matrix, Residual};
+use millstream_gemm::{Attention, FewOptions, FewScores, KeyWindow, Mask, MaskElements, Matrix, Scores};
 use millstream_graph::{EvalCx, EvalError, Scratch};
 use millstream_simd::Level;
-use millstream_tensor::{Layout, MAX_RANK, Shape, broadcast, tile::Tiles};
+use millstream_tensor::{
+    Layout, MAX_RANK, Shape, broadcast,
+    tile::{TileMut, Tiles},
+};
 use smallvec::SmallVec;
 
 /// Heads from which on a grain is never less than one.
@@ -17,6 +21,10 @@ const MANY: usize = 8;
 const MIN_QUERIES: usize = 128;
 /// Grains at the most.
 const MOST_GRAINS: usize = 512;
+/// Queries of a head up to which keys and values are not packed.
+const FEW_QUERIES: usize = 4;
+/// The same of all heads that share keys and values.
+const FEW_ROWS: usize = 32;
 
 /// Strides of one operand.
 #[derive(Debug, Clone, Copy)]
@@ -51,6 +59,10 @@ impl Side {
 #[derive(Debug, Clone)]
 pub(crate) struct Heads {
     batch: SmallVec<[usize; MAX_RANK]>,
+    /// The same of keys and values.
+    shared: SmallVec<[usize; MAX_RANK]>,
+    /// Heads in a row that share keys and values.
+    group: usize,
     queries: usize,
     keys: usize,
     depth: usize,
@@ -62,41 +74,80 @@ pub(crate) struct Heads {
     mask: Option<Side>,
 }
 
+/// Where the operands of an attention lie: queries `[.., L, depth]`, keys `[.., S, depth]`, values `[.., S, width]` and the output
+/// `[.., L, width]`.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Layouts {
+    pub(crate) q: Layout,
+    pub(crate) k: Layout,
+    pub(crate) v: Layout,
+    pub(crate) y: Layout,
+    /// A mask, and for how many keys it counts: it broadcasts to `[.., L, keys]`.
+    pub(crate) mask: Option<(Layout, usize)>,
+    /// Heads in a row that share keys and values, of which there are so many times fewer.
+    pub(crate) group: usize,
+}
+
 /// The operands' elements.
 pub(crate) struct Operands<'a> {
     pub(crate) q: &'a [f32],
     pub(crate) k: &'a [f32],
     pub(crate) v: &'a [f32],
-    pub(crate) mask: Option<&'a [f32]>,
+    pub(crate) mask: Option<MaskElements<'a>>,
+}
+
+/// What happens to scores.
+pub(crate) struct Rules<W> {
+    pub(crate) scale: f32,
+    pub(crate) cap: f32,
+    pub(crate) blind_is_zero: bool,
+    /// The keys that the queries of a head see.
+    pub(crate) window: W,
+}
+
+/// Grains that read keys and values as they lie: all heads that share them, each.
+struct Groups {
+    /// Rows and columns of a grain's tile.
+    tile: [usize; 2],
+    /// Heads down and side by side of a tile.
+    heads: [usize; 2],
 }
 
 impl Heads {
-    /// The heads for operands that lie so: queries `[.., L, depth]`, keys `[.., S, depth]`, values `[.., S, width]`, a mask that
-    /// broadcasts to `[.., L, S]`, and the output `[.., L, width]`.
-    pub(crate) fn new(q: &Layout, k: &Layout, v: &Layout, mask: Option<&Layout>, y: &Layout) -> Result<Heads, EvalError> {
+    /// The heads for operands that lie so.
+    pub(crate) fn new(layouts: &Layouts) -> Result<Heads, EvalError> {
         let wrong = EvalError::Invalid("the operands of an attention do not fit each other");
+        let Layouts { q, k, v, y, mask, group } = layouts;
         let rank = y.shape().rank();
-        if rank < 2 || [q, k, v].iter().any(|l| l.shape().rank() != rank) || mask.is_some_and(|m| m.shape().rank() > rank) {
+        if rank < 2 || [q, k, v].iter().any(|l| l.shape().rank() != rank) || mask.as_ref().is_some_and(|(m, _)| m.shape().rank() > rank) {
             return Err(wrong);
         }
         let (stack, [queries, width]) = (&y.shape()[..rank - 2], [y.shape()[rank - 2], y.shape()[rank - 1]]);
         let depth = q.shape()[rank - 1];
-        let last = |l: &Layout| l.shape().last().copied().unwrap_or(1);
+        let mut shared: SmallVec<[usize; MAX_RANK]> = stack.into();
+        if *group != 1 {
+            match shared.last_mut() {
+                Some(heads) if *group > 0 && heads.is_multiple_of(*group) => *heads /= group,
+                _ => return Err(wrong),
+            }
+        }
         // One key is as many as a mask or the values want.
         let mut keys = *broadcast(&[k.shape()[rank - 2]], &[v.shape()[rank - 2]])?.dims().first().unwrap_or(&1);
-        if let Some(mask) = mask {
-            keys = *broadcast(&[keys], &[last(mask)])?.dims().first().unwrap_or(&1);
+        if keys == 1
+            && let Some((_, many)) = mask
+        {
+            keys = *many;
         }
-        if k.shape()[rank - 1] != depth || v.shape()[rank - 1] != width {
+        if k.shape()[rank - 1] != depth || v.shape()[rank - 1] != width || mask.as_ref().is_some_and(|(_, seen)| *seen > keys) {
             return Err(wrong);
         }
-        let stretch = |l: &Layout, rows: usize, cols: usize| -> Result<Side, EvalError> {
+        let stretch = |l: &Layout, stack: &[usize], rows: usize, cols: usize| -> Result<Side, EvalError> {
             let mut dims: SmallVec<[usize; MAX_RANK]> = stack.into();
             dims.extend([rows, cols]);
             Ok(Side::new(&l.broadcast_to(Shape::new(&dims)?)?, rank - 2))
         };
         let mask = match mask {
-            Some(m) => Some(stretch(m, queries, keys)?).filter(|_| queries > 0 && keys > 0),
+            Some((m, seen)) => Some(stretch(m, stack, queries, *seen)?).filter(|_| queries > 0 && *seen > 0),
             None => None,
         };
         Ok(Heads {
@@ -104,13 +155,42 @@ impl Heads {
             keys,
             depth,
             width,
-            q: stretch(q, queries, depth)?,
-            k: stretch(k, keys, depth)?,
-            v: stretch(v, keys, width)?,
-            y: stretch(y, queries, width)?,
+            group: *group,
+            q: stretch(q, stack, queries, depth)?,
+            k: stretch(k, &shared, keys, depth)?,
+            v: stretch(v, &shared, keys, width)?,
+            y: stretch(y, stack, queries, width)?,
             mask,
             batch: stack.into(),
+            shared,
         })
+    }
+
+    /// Keys of a head.
+    pub(crate) fn keys(&self) -> usize {
+        self.keys
+    }
+
+    /// Queries of a head.
+    pub(crate) fn queries(&self) -> usize {
+        self.queries
+    }
+
+    /// True if keys and values are read as they lie.
+    pub(crate) fn are_few(&self) -> bool {
+        self.groups().is_some()
+    }
+
+    /// The products of one query of a head with all its keys.
+    pub(crate) fn products(&self, operands: &Operands<'_>, head: usize, query: usize, to: &mut [f32]) -> Option<()> {
+        let (q, [k, _]) = (self.q.matrix(operands.q, &self.batch, head), self.shared(operands, head));
+        for (j, to) in to.iter_mut().enumerate() {
+            *to = 0.0;
+            for c in 0..self.depth {
+                *to += q.data.get(query * q.row_stride + c * q.col_stride)? * k.data.get(j * k.row_stride + c * k.col_stride)?;
+            }
+        }
+        Some(())
     }
 
     fn count(&self) -> usize {
@@ -124,14 +204,12 @@ impl Heads {
     /// The memory that a run needs.
     pub(crate) fn scratch(&self, level: Level) -> Scratch {
         let one = self.attention(level);
-        let lens = [one.packed_len(), one.scratch_len(), self.written_mask()];
+        let rows = self.group.saturating_mul(self.queries);
+        let lens = match self.groups() {
+            Some(_) => [rows.saturating_mul(self.depth), rows.saturating_mul(self.width), one.few_scratch_len(rows)],
+            None => [one.packed_len(), one.scratch_len(), 0],
+        };
         Scratch { shared: 0, per_worker: lens.map(carved::<f32>).into_iter().fold(0, usize::saturating_add) }
-    }
-
-    /// Elements of a mask that must be written out, because it is the same for all keys.
-    fn written_mask(&self) -> usize {
-        let one_for_all = self.mask.is_some_and(|m| m.col != 1 && self.keys > 1);
-        if one_for_all { self.queries.saturating_mul(self.keys) } else { 0 }
     }
 
     /// Multiply-adds, times two.
@@ -164,14 +242,49 @@ impl Heads {
         self.queries.div_ceil(self.queries.div_ceil(MIN_QUERIES).clamp(1, MANY)).max(1)
     }
 
+    /// How queries are cut if they are few. `None` if they are not, or if keys or values do not lie in rows.
+    fn groups(&self) -> Option<Groups> {
+        let rows = self.group.saturating_mul(self.queries);
+        let few = self.queries <= FEW_QUERIES && rows <= FEW_ROWS && self.count() / self.group <= MOST_GRAINS;
+        let (down, side, _) = self.grid()?;
+        let heads = if side == 1 { [self.group, 1] } else { [1, self.group] };
+        if !few || self.k.col != 1 || self.v.col != 1 || !down.is_multiple_of(heads[0]) || !side.is_multiple_of(heads[1]) {
+            return None;
+        }
+        Some(Groups { tile: [heads[0] * self.queries, heads[1] * self.width], heads })
+    }
+
+    /// The keys and values of a head.
+    fn shared<'a>(&self, operands: &Operands<'a>, head: usize) -> [Matrix<'a>; 2] {
+        let index = head / self.group;
+        [self.k.matrix(operands.k, &self.shared, index), self.v.matrix(operands.v, &self.shared, index)]
+    }
+
+    /// The mask of a head.
+    pub(super) fn mask<'a>(&self, operands: &Operands<'a>, head: usize) -> Option<Mask<'a>> {
+        let (side, elements) = (self.mask?, operands.mask?);
+        let all = Mask { elements, row_stride: 1, col_stride: side.col };
+        Some(Mask { row_stride: side.row, ..all.from_row(side.start(&self.batch, head))? })
+    }
+
     /// Runs all heads into `y`.
-    pub(crate) fn run(&self, cx: &EvalCx<'_>, operands: &Operands<'_>, scale: f32, y: &mut [f32]) -> Result<(), EvalError> {
+    pub(crate) fn run<W: Fn(usize) -> KeyWindow + Sync>(
+        &self,
+        cx: &EvalCx<'_>,
+        operands: &Operands<'_>,
+        rules: &Rules<W>,
+        y: &mut [f32],
+    ) -> Result<(), EvalError> {
         if self.count() == 0 || self.queries == 0 || self.width == 0 {
             return Ok(());
         }
-        if self.y.col != 1 && self.width > 1 {
-            return Err(EvalError::Output(0));
+        match self.groups() {
+            Some(groups) => self.run_groups(cx, &groups, operands, rules, y),
+            None => self.run_heads(cx, operands, rules, y),
         }
+    }
+
+    fn run_heads<W: Fn(usize) -> KeyWindow + Sync>(&self, cx: &EvalCx<'_>, operands: &Operands<'_>, rules: &Rules<W>, y: &mut [f32]) -> Result<(), EvalError> {
         let (down, side, row_stride) = self.grid().ok_or(EvalError::Output(0))?;
         let one = self.attention(cx.level());
         let across_each = side.div_ceil(MOST_GRAINS);
@@ -183,7 +296,6 @@ impl Heads {
         cx.parallel(tiles.count(), |grain, mut scratch| {
             let memory = carve::<f32>(&mut scratch, one.packed_len())?;
             let work = carve::<f32>(&mut scratch, one.scratch_len())?;
-            let written = carve::<f32>(&mut scratch, self.written_mask())?;
             let mut tile = tiles.claim(grain)?;
             let (row0, col0) = tile.origin();
             let rows = tile.rows().min(self.queries);
@@ -191,27 +303,59 @@ impl Heads {
                 for j in 0..tile.cols() / self.width {
                     let index = (row0 / self.queries + i) * side + col0 / self.width + j;
                     let first = row0 % self.queries;
-                    let (k, v) = (self.k.matrix(operands.k, &self.batch, index), self.v.matrix(operands.v, &self.batch, index));
+                    let [k, v] = self.shared(operands, index);
                     let head = one.pack(k, v, memory).ok()?;
                     let q = self.q.matrix(operands.q, &self.batch, index);
                     let q = Matrix { data: q.data.get(first * self.q.row..)?, ..q };
-                    let mask = match (self.mask, operands.mask) {
-                        (Some(side), Some(data)) => {
-                            let data = data.get(side.start(&self.batch, index) + first * side.row..)?;
-                            if written.is_empty() {
-                                Some(Residual { data, row_stride: side.row, beta: 1.0 })
-                            } else {
-                                for (r, to) in written.chunks_exact_mut(self.keys).take(rows).enumerate() {
-                                    to.iter_mut().enumerate().for_each(|(c, to)| *to = data[r * side.row + c * side.col]);
-                                }
-                                Some(Residual { data: written, row_stride: self.keys, beta: 1.0 })
-                            }
-                        }
-                        _ => None,
+                    let mask = match self.mask(operands, index) {
+                        Some(mask) => Some(mask.from_row(first)?),
+                        None => None,
                     };
-                    let part = tile.part(i * rows, j * self.width, rows, self.width)?;
-                    one.run(q, head, scale, mask, part, work).ok()?;
+                    let Rules { scale, cap, blind_is_zero, ref window } = *rules;
+                    let scores = Scores { scale, cap, mask, window: window(index).from_row(first), blind_is_zero };
+                    one.run(q, head, scores, tile.part(i * rows, j * self.width, rows, self.width)?, work).ok()?;
                 }
+            }
+            Some(())
+        })
+    }
+
+    fn run_groups<W: Fn(usize) -> KeyWindow + Sync>(
+        &self,
+        cx: &EvalCx<'_>,
+        groups: &Groups,
+        operands: &Operands<'_>,
+        rules: &Rules<W>,
+        y: &mut [f32],
+    ) -> Result<(), EvalError> {
+        let (down, side, row_stride) = self.grid().ok_or(EvalError::Output(0))?;
+        let one = self.attention(cx.level());
+        let [tile_rows, tile_cols] = groups.tile;
+        let tiles = Tiles::new(y, down * self.queries, side * self.width, row_stride, tile_rows, tile_cols).ok_or(EvalError::Output(0))?;
+        let (rows, options) = (self.group * self.queries, FewOptions { scale: rules.scale, cap: rules.cap, blind_is_zero: rules.blind_is_zero });
+        cx.parallel(tiles.count(), |grain, mut scratch| {
+            let queries = carve::<f32>(&mut scratch, rows * self.depth)?;
+            let out = carve::<f32>(&mut scratch, rows * self.width)?;
+            let work = carve::<f32>(&mut scratch, one.few_scratch_len(rows))?;
+            let mut tile: TileMut<'_, f32> = tiles.claim(grain)?;
+            let (row0, col0) = tile.origin();
+            let first = row0 / self.queries * side + col0 / self.width;
+            for row in 0..rows {
+                let q = self.q.matrix(operands.q, &self.batch, first + row / self.queries);
+                let start = row % self.queries * q.row_stride;
+                for (c, to) in queries[row * self.depth..][..self.depth].iter_mut().enumerate() {
+                    *to = *q.data.get(start + c * q.col_stride)?;
+                }
+            }
+            let scores = |row: usize| {
+                let (head, query) = (first + row / self.queries, row % self.queries);
+                FewScores { mask: self.mask(operands, head).and_then(|mask| mask.from_row(query)), keys: (rules.window)(head).of(query) }
+            };
+            one.run_few(queries, self.shared(operands, first), options, scores, out, work).ok()?;
+            for row in 0..rows {
+                let (head, query) = (row / self.queries, row % self.queries);
+                let (i, j) = (head / groups.heads[1], head % groups.heads[1]);
+                tile.row(i * self.queries + query)[j * self.width..][..self.width].copy_from_slice(&out[row * self.width..][..self.width]);
             }
             Some(())
         })

@@ -3,23 +3,31 @@
 //! ```text
 //! pack Kᵀ and V                                        once a head
 //! for tiles of at most MR queries:
-//!   S = scale · Q·Kᵀ + mask                            a row for each query, in the first cache
+//!   S = scale · Q·Kᵀ + mask                            a row for each query, in the first cache; keys that no query sees are left out
 //!   S = exp(S - max of its row); sum of each row
 //!   O = S · V, its rows divided by their sums
 //! ```
+//! A mask is added by the microkernel where it can be; a cap on scores, other masks and windows are passes over the rows.
 //! A tile's rows of scores are complete before their softmax, so there is nothing to correct afterwards: an element of the output is one
 //! chain over the keys in ascending order, and the order of the sums depends on the number of keys and the level only. Scores lie as the
 //! microkernel wants its left operand, in blocks of [`KC`] keys, so that they are not copied.
 
 use core::ptr;
 
-use millstream_simd::{Level, Simd, SimdF32, dispatch, math, slice};
+use millstream_simd::{Level, SimdF32, dispatch, slice};
 use millstream_tensor::tile::TileMut;
+
+mod few;
+mod scores;
+
+pub use few::{FewOptions, FewScores};
+pub use scores::{KeyWindow, Mask, MaskElements, Scores};
 
 use crate::error::{GemmError, agree, require, span};
 use crate::micro::{A_STRIDE, Call, Finish, KC, Later, Tile};
 use crate::rhs::panel_width;
-use crate::{Lhs, PackedRef, Residual, Rhs, pack_into, packed_len};
+use crate::{Lhs, PackedRef, Rhs, pack_into, packed_len};
+use scores::{adjust, blocks, softmax};
 
 /// Floats to the next boundary of a cache line, at most.
 const ALIGN_SLACK: usize = 16;
@@ -82,55 +90,35 @@ impl Attention {
         dispatch!(self.level, s => scratch_len(s, self.keys, self.depth))
     }
 
-    /// The rows of `out` for as many queries (rows × depth). `mask`, of the scores' dims, is added to them.
-    pub fn run(
-        &self,
-        queries: Matrix<'_>,
-        head: PackedHead<'_>,
-        scale: f32,
-        mask: Option<Residual<'_>>,
-        out: TileMut<'_, f32>,
-        scratch: &mut [f32],
-    ) -> Result<(), GemmError> {
+    /// The rows of `out` for as many queries (rows × depth). A query that sees no key gets zeros.
+    pub fn run(&self, queries: Matrix<'_>, head: PackedHead<'_>, scores: Scores<'_>, out: TileMut<'_, f32>, scratch: &mut [f32]) -> Result<(), GemmError> {
         let rows = out.rows();
         queries.check("queries", rows, self.depth)?;
-        if let Some(mask) = &mask {
-            require("a mask", span(rows, mask.row_stride, self.keys, 1)?, mask.data.len())?;
+        agree("keys that are seen", scores.window.keys.min(self.keys), scores.window.keys)?;
+        if let Some(mask) = &scores.mask {
+            mask.check(rows, scores.window.keys)?;
         }
         agree("columns of the output", self.width, out.cols())?;
         require("scratch", self.scratch_len(), scratch.len())?;
         let width = panel_width(self.level);
         head.keys.check(self.depth, self.keys, width)?;
         head.values.check(self.keys, self.width, width)?;
-        dispatch!(self.level, s => self.run_tiles(s, queries, head, scale, mask, out, scratch));
+        dispatch!(self.level, s => self.run_tiles(s, queries, head, scores, out, scratch));
         Ok(())
     }
 
     #[inline(always)]
-    fn run_tiles<S: Tile>(
-        &self,
-        s: S,
-        queries: Matrix<'_>,
-        head: PackedHead<'_>,
-        scale: f32,
-        mask: Option<Residual<'_>>,
-        mut out: TileMut<'_, f32>,
-        scratch: &mut [f32],
-    ) {
-        if self.keys == 0 {
-            // Nothing to weigh.
-            (0..out.rows()).for_each(|r| out.row(r).fill(0.0));
-            return;
-        }
+    fn run_tiles<S: Tile>(&self, s: S, queries: Matrix<'_>, head: PackedHead<'_>, scores: Scores<'_>, mut out: TileMut<'_, f32>, scratch: &mut [f32]) {
         let aligned = scratch.as_ptr().align_offset(64).min(ALIGN_SLACK);
-        let (left, scores) = scratch[aligned..].split_at_mut(blocks(self.depth) * S::MR * A_STRIDE);
+        let (left, weights) = scratch[aligned..].split_at_mut(blocks(self.depth) * S::MR * A_STRIDE);
+        let (mask, mask_stride) = scores.added().map_or((ptr::null(), 0), |(data, stride)| (data.as_ptr(), stride));
         let finish = Finish {
-            alpha: scale,
+            alpha: scores.scale,
             bias_cols: ptr::null(),
             bias_rows: ptr::null(),
-            residual: mask.map_or(ptr::null(), |m| m.data.as_ptr()),
-            residual_stride: mask.map_or(0, |m| m.row_stride),
-            beta: mask.map_or(0.0, |m| m.beta),
+            residual: mask,
+            residual_stride: mask_stride,
+            beta: if mask.is_null() { 0.0 } else { 1.0 },
             clamp: false,
             lo: 0.0,
             hi: 0.0,
@@ -145,18 +133,37 @@ impl Attention {
             if mr == 0 {
                 return;
             }
+            // Windows only move on from query to query.
+            let seen = scores.window.of(row).start..scores.window.of(row + mr - 1).end;
+            if seen.is_empty() {
+                (row..row + mr).for_each(|r| out.row(r).fill(0.0));
+                continue;
+            }
+            // Blocks before it are not computed.
+            let from = seen.start / KC * KC;
             for (block, left) in left.chunks_exact_mut(S::MR * A_STRIDE).enumerate() {
                 let k0 = block * KC;
                 lhs.copy(s, row, k0, KC.min(self.depth - k0), &mut left[..mr * A_STRIDE], A_STRIDE, 0.0);
             }
-            for p in 0..self.keys.div_ceil(S::NR) {
+            for p in from / S::NR..seen.end.div_ceil(S::NR) {
                 let key = p * S::NR;
-                let target = Target { data: &mut scores[key / KC * S::MR * A_STRIDE + key % KC..], stride: A_STRIDE, cols: S::NR.min(self.keys - key) };
+                let at = (key - from) / KC * S::MR * A_STRIDE + key % KC;
+                let target = Target { data: &mut weights[at..], stride: A_STRIDE, cols: S::NR.min(seen.end - key) };
                 product(s, left, head.keys.panel(p), self.depth, mr, target, Some(&finish), row, key);
             }
             let mut factors = [0.0; 16];
             for (r, factor) in factors[..mr].iter_mut().enumerate() {
-                *factor = 1.0 / softmax(s, scores, r * A_STRIDE, S::MR * A_STRIDE, self.keys);
+                let (line, step, own) = (r * A_STRIDE, S::MR * A_STRIDE, scores.window.of(row + r));
+                for block in (from..seen.end).step_by(KC) {
+                    let keys = block..seen.end.min(block + KC);
+                    let line = &mut weights[line + (block - from) / KC * step..][..keys.len()];
+                    if !scores.are_plain() {
+                        adjust(s, line, scores.cap, scores.mask.as_ref(), row + r, block);
+                    }
+                    line[..own.start.clamp(keys.start, keys.end) - block].fill(f32::NEG_INFINITY);
+                    line[own.end.clamp(keys.start, keys.end) - block..].fill(f32::NEG_INFINITY);
+                }
+                *factor = softmax(s, weights, line, step, seen.end - from, scores.blind_is_zero || own.is_empty());
             }
             for p in 0..self.width.div_ceil(S::NR) {
                 let col = p * S::NR;
@@ -165,7 +172,7 @@ impl Attention {
                 let Some(mut part) = out.part(row, col, mr, cols) else { return };
                 // SAFETY: the part's rows are `stride` apart, so its span ends with its last element.
                 let data = unsafe { core::slice::from_raw_parts_mut(part.as_mut_ptr(), (mr - 1) * stride + cols) };
-                product(s, scores, head.values.panel(p), self.keys, mr, Target { data, stride, cols }, None, 0, 0);
+                product(s, weights, &head.values.panel(p)[from * S::NR..], seen.end - from, mr, Target { data, stride, cols }, None, 0, 0);
             }
             for (r, &factor) in factors[..mr].iter().enumerate() {
                 let factor = S::F32::splat(s, factor);
@@ -185,12 +192,6 @@ struct Target<'c> {
     data: &'c mut [f32],
     stride: usize,
     cols: usize,
-}
-
-/// Blocks of [`KC`] that `k` makes, at least one.
-#[inline(always)]
-fn blocks(k: usize) -> usize {
-    k.div_ceil(KC).max(1)
 }
 
 #[inline(always)]
@@ -232,38 +233,4 @@ fn product<S: Tile>(s: S, left: &[f32], panel: &[f32], k: usize, mr: usize, targ
             return;
         }
     }
-}
-
-/// `exp(x - max)` of `n` elements that lie in blocks of [`KC`], the first at `first` and each `step` after the last; returns their sum.
-#[inline(always)]
-fn softmax<S: Simd>(s: S, x: &mut [f32], first: usize, step: usize, n: usize) -> f32 {
-    let lanes = S::F32::LANES;
-    let count = blocks(n);
-    let len = |block: usize| KC.min(n - block * KC);
-    let mut greatest = f32::NEG_INFINITY;
-    for block in 0..count {
-        let part = slice::max(s, &x[first + block * step..][..len(block)]);
-        // In this order a NaN stays.
-        greatest = if part > greatest || part.is_nan() { part } else { greatest };
-    }
-    let greatest = S::F32::splat(s, greatest);
-    let mut sums = [S::F32::splat(s, 0.0); 2];
-    for block in 0..count {
-        let x = &mut x[first + block * step..][..len(block)];
-        let mut pairs = x.chunks_exact_mut(2 * lanes);
-        for pair in &mut pairs {
-            let (a, b) = pair.split_at_mut(lanes);
-            let (p, q) = (math::exp(s, S::F32::load(s, a) - greatest), math::exp(s, S::F32::load(s, b) - greatest));
-            p.store(a);
-            q.store(b);
-            sums = [sums[0] + p, sums[1] + q];
-        }
-        for rest in pairs.into_remainder().chunks_mut(lanes) {
-            let p = math::exp(s, S::F32::load_partial(s, rest) - greatest);
-            p.store_partial(rest);
-            // Lanes past the end count nothing.
-            sums[0] = sums[0] + S::F32::load_partial(s, rest);
-        }
-    }
-    (sums[0] + sums[1]).reduce_add()
 }
