@@ -17,6 +17,8 @@ pub enum ErrorKind {
     Transient,
     /// The batch did not fit into memory: smaller ones may.
     OutOfMemory,
+    /// There was no answer within the time limit: whoever works on it was left behind. It is not tried again.
+    TimedOut,
     /// Nothing can go on: the pipeline ends.
     Fatal,
 }

@@ -35,6 +35,7 @@
 //! ```
 #![forbid(unsafe_code)]
 
+mod apart;
 mod batch;
 mod checkpoint;
 mod dead_letter;
@@ -65,7 +66,7 @@ pub use envelope::{CancelToken, Header, Key, Position, TraceContext};
 pub use error::{BoxError, Cause, ErrorKind, Fault, PipelineError, StageError};
 #[doc(hidden)]
 pub use fail::fail_here;
-pub use infer::{EngineModel, FnHandler, IntoHandler, ModelHandler, ModelId, Prediction, Ragged, RunInference, handler, handler_with};
+pub use infer::{EngineModel, FnHandler, IntoHandler, Limited, ModelHandler, ModelId, Prediction, Ragged, RunInference, Within, handler, handler_with, within};
 pub use metrics::{EdgeSnapshot, HistogramSnapshot, Monitor, Report, Residue, Snapshot, StageSnapshot};
 pub use millstream_edge::{Cost, Limits};
 pub use models::{

@@ -27,6 +27,11 @@ pub(crate) fn guard<R>(run: impl FnOnce() -> R) -> Result<R, Fault> {
     let result = panic::catch_unwind(AssertUnwindSafe(run));
     GUARDED.set(outer);
     result.map_err(|payload| {
+        // One that was caught on another thread, and goes on here.
+        let payload = match payload.downcast::<Fault>() {
+            Ok(fault) => return *fault,
+            Err(payload) => payload,
+        };
         let (location, backtrace) = LAST.take().unwrap_or_default();
         Fault::Panic { message: message_of(&*payload), location, backtrace }
     })

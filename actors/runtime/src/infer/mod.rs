@@ -5,6 +5,7 @@ mod engine;
 mod handler;
 mod options;
 mod stage;
+mod within;
 mod worker;
 
 pub use closure::{FnHandler, handler, handler_with};
@@ -12,3 +13,4 @@ pub use engine::{EngineModel, Ragged};
 pub use handler::{IntoHandler, ModelHandler, ModelId, Prediction};
 pub use options::RunInference;
 pub(crate) use stage::InferStage;
+pub use within::{Limited, Within, within};

@@ -443,6 +443,12 @@ impl<'a, T: Send + 'static, H: ModelHandler> Worker<'a, T, H> {
         if kind == ErrorKind::Fatal || shared.on_error == OnError::Fail {
             return Err(Break::Failed(self.failed(error.into())));
         }
+        if kind == ErrorKind::TimedOut {
+            // Half of it might take as long, and cost another thread.
+            add(&shared.metrics.hangs, 1);
+            let fault = Fault::from(error);
+            return group.items.into_iter().try_for_each(|item| self.bury(item, fault.clone()));
+        }
         if let OnError::Retry { times, backoff } = shared.on_error {
             // A whole batch is repeated only where that may help; alone, an example gets all its tries.
             if group.attempt < times && (size == 1 || kind == ErrorKind::Transient) {

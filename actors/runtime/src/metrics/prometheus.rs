@@ -69,10 +69,11 @@ impl Snapshot {
                 page.sample("", &[("stage", &stage.name), ("outcome", &outcome)], count);
             }
         }
-        let counters: [(&str, &str, fn(&StageSnapshot) -> u64); 4] = [
+        let counters: [(&str, &str, fn(&StageSnapshot) -> u64); 5] = [
             ("millstream_errors_total", "Errors of user code.", |s| s.errors),
             ("millstream_retries_total", "Executions that were repeated.", |s| s.retries),
             ("millstream_panics_total", "Panics of user code.", |s| s.panics),
+            ("millstream_hangs_total", "Runs of user code that passed their time limit.", |s| s.hangs),
             ("millstream_dead_letters_total", "Records that went to the dead letters.", |s| s.dead_letters),
         ];
         for (name, help, read) in counters {

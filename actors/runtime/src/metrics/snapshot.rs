@@ -61,6 +61,8 @@ pub struct StageSnapshot {
     pub retries: u64,
     /// Panics of user code.
     pub panics: u64,
+    /// Runs that passed their time limit: so many threads were left behind, some of which may have come back.
+    pub hangs: u64,
     /// Workers that were started again.
     pub restarts: u64,
     /// Records that went to the dead letters.
@@ -101,6 +103,7 @@ impl StageSnapshot {
             errors: read(&metrics.errors),
             retries: read(&metrics.retries),
             panics: read(&metrics.panics),
+            hangs: read(&metrics.hangs),
             restarts: read(&metrics.restarts),
             dead_letters: read(&metrics.dead_letters),
             shed: read(&metrics.shed),

@@ -1,6 +1,6 @@
 //! The typed builder: a source, and stages after it.
 
-use std::{hash::Hash, marker::PhantomData, sync::Arc};
+use std::{hash::Hash, marker::PhantomData, sync::Arc, time::Duration};
 
 use millstream_edge::Edge;
 
@@ -10,6 +10,7 @@ use super::{
     graph::{Build, Connect, Fan, Feed, Node, Port},
 };
 use crate::{
+    apart::TimeLimit,
     envelope::{Envelope, Key},
     error::StageError,
     infer::{InferStage, ModelHandler, Prediction, RunInference},
@@ -18,7 +19,7 @@ use crate::{
     source::Source,
     stage::{
         Entrance, Factory, FilterFn, FlatMapFn, KeyByFn, MapFn, OnError, RecordStage, SinkOptions, SinkStep, SourceStage, Stage, StageOptions, Start,
-        Transform, TryMapFn,
+        Transform, TryMapFn, WithinFn,
     },
 };
 
@@ -160,6 +161,35 @@ impl<T: Send + 'static> Flow<T> {
     ) -> Flow<U> {
         let info = StageInfo::new(name, self.keyed).with(&options);
         self.transform(info, options, factory)
+    }
+
+    /// As [`Flow::map_with`], where no record may take longer than this; see [`Flow::stage_within`].
+    #[must_use]
+    pub fn map_within<U: Send + 'static>(
+        self,
+        name: &str,
+        limit: Duration,
+        options: StageOptions<T, U>,
+        f: impl FnMut(T) -> U + Clone + Send + Sync + 'static,
+    ) -> Flow<U> {
+        self.stage_within(name, limit, options, move |_| Ok(MapFn(f.clone())))
+    }
+
+    /// As [`Flow::stage`], where no record may take longer than this. One that does goes to the dead letters; the thread that
+    /// works on it is left behind with it, and a fresh instance goes on. A thread that comes back ends. Two may be away at a
+    /// time, a third ends the pipeline, as does an instance whose state would be lost with it.
+    ///
+    /// A record costs a hop to that thread and back.
+    #[must_use]
+    pub fn stage_within<U: Send + 'static, S: Transform<T, U> + 'static>(
+        self,
+        name: &str,
+        limit: Duration,
+        options: StageOptions<T, U>,
+        factory: impl Fn(&Start) -> Result<S, StageError> + Send + Sync + 'static,
+    ) -> Flow<U> {
+        let (factory, limit): (Factory<S>, _) = (Arc::new(factory), TimeLimit::new(limit));
+        self.stage(name, options, move |start| WithinFn::new(factory.clone(), *start, limit.clone()))
     }
 
     /// As [`Flow::stage`], where watermarks begin.

@@ -9,6 +9,7 @@ mod options;
 mod outlet;
 mod source_worker;
 mod transform;
+mod within;
 mod worker;
 
 use std::{io, sync::Arc, thread::JoinHandle};
@@ -21,6 +22,7 @@ pub(crate) use outlet::{EdgeEntrance, Entrance, Outlet, Outward};
 pub(crate) use source_worker::{Admission, SourceStage};
 pub use transform::{Emit, Transform};
 pub(crate) use transform::{FilterFn, FlatMapFn, KeyByFn, MapFn, SinkStep, TryMapFn};
+pub(crate) use within::WithinFn;
 pub(crate) use worker::RecordStage;
 
 use crate::{

@@ -26,6 +26,15 @@ impl<U> Emit<U> {
         Emit { items: Vec::new(), key: None, event_time: None, watermark: None, born: Vec::new() }
     }
 
+    /// Takes over what other code has put into its own.
+    pub(super) fn absorb(&mut self, other: Emit<U>) {
+        let Emit { items, key, event_time, watermark, born } = other;
+        self.items.extend(items);
+        (self.key, self.event_time) = (key.or(self.key), event_time.or(self.event_time));
+        self.watermark = watermark.or(self.watermark);
+        self.born.extend(born);
+    }
+
     /// Passes a result on.
     pub fn push(&mut self, item: U) {
         self.items.push(item);

@@ -500,7 +500,11 @@ where
             };
             self.emit.items.clear();
             add(&shared.metrics.errors, 1);
+            if error.kind() == ErrorKind::TimedOut {
+                add(&shared.metrics.hangs, 1);
+            }
             let again = match (shared.on_error, error.kind()) {
+                (_, ErrorKind::TimedOut) if shared.on_error != OnError::Fail => None,
                 (OnError::Fail, _) | (_, ErrorKind::Fatal) => return Err(Break::Failed(self.parts.failed(error))),
                 (OnError::Retry { times, backoff }, _) if current.head.attempt < times => {
                     let pause = backoff.saturating_mul(1 << current.head.attempt.min(16));
