@@ -12,8 +12,8 @@ use std::{
 
 use millstream_io::{CheckpointFolder, Line, jsonl, lines};
 use millstream_runtime::{
-    CheckpointOptions, CheckpointStore, Context, Emit, Pipeline, RunInference, StageError, StageOptions, State, Transform, Watermarks, Windows, fold, handler,
-    ms, stored,
+    CheckpointOptions, CheckpointStore, Context, Emit, Flow, Pipeline, RunInference, StageError, StageOptions, State, Transform, Watermarks, Windows, fold,
+    handler, ms, stored,
 };
 
 const LINES: u64 = 2_000;
@@ -47,25 +47,30 @@ impl State for Total {
     }
 }
 
-/// Lines through replicas and a batching model into one file, with a running total; and counted by windows into another.
+/// Lines of two files through replicas and a batching model into one file, with a running total; and counted by windows into
+/// another.
 fn pipeline(folder: &Path) -> Pipeline {
-    let work = |line: Line| {
-        if line.number.is_multiple_of(4) {
+    let numbers = |name: &str| {
+        let number = |line: Line| line.text.parse::<u64>();
+        let times = Watermarks::bounded(ms(0));
+        Pipeline::from(lines(folder.join(name))).try_map(&format!("{name}.number"), number).event_time(&format!("{name}.time"), times, |n| *n as i64 * 1_000)
+    };
+    let work = |number: u64| {
+        if number.is_multiple_of(4) {
             // So slow that there are several checkpoints.
             thread::sleep(Duration::from_millis(1));
         }
-        line.number
+        number
     };
     let model = handler("same", |batch: &[&u64]| Ok::<_, StageError>(batch.iter().map(|x| **x).collect()));
     let count = fold(|| 0u64, |count: &mut u64, _: &u64| *count += 1, |count, other| *count += other);
     let count = stored(count, |count| count.to_le_bytes().to_vec(), |bytes| bytes.try_into().ok().map(u64::from_le_bytes));
-    let [numbers, timed] = Pipeline::from(lines(folder.join("in.txt")))
+    let [numbers, timed] = Flow::merge([numbers("odd.txt"), numbers("even.txt")])
         .map_with("work", StageOptions::new().replicas(3), work)
         .infer("model", RunInference::new(model).batch(1..=8))
         .map("number", |p| p.inference)
         .tee("copies");
-    let (windows, late) =
-        timed.event_time("time", Watermarks::bounded(ms(1_000)), |number| *number as i64 * 1_000).window("hundred", Windows::Tumbling(ms(100)), count);
+    let (windows, late) = timed.window("hundred", Windows::Tumbling(ms(100)), count);
     numbers
         .stage("total", StageOptions::new(), |_| Ok(Total(0)))
         .sink(jsonl(folder.join("totals.jsonl")).transactional())
@@ -107,8 +112,10 @@ fn fresh(name: &str) -> PathBuf {
     let folder = std::env::temp_dir().join(format!("millstream-{name}-{}", std::process::id()));
     let _ = fs::remove_dir_all(&folder);
     fs::create_dir_all(&folder).expect("a folder");
-    let text: String = (1..=LINES).map(|number| format!("line {number}\n")).collect();
-    fs::write(folder.join("in.txt"), text).expect("written");
+    for (name, first) in [("odd.txt", 1), ("even.txt", 2)] {
+        let text: String = (first..=LINES).step_by(2).map(|number| format!("{number}\n")).collect();
+        fs::write(folder.join(name), text).expect("written");
+    }
     folder
 }
 
