@@ -1,12 +1,13 @@
 //! Checkpoints in a folder: a file each, whole or recognised as torn.
 //!
 //! ```text
+//! begin:  lock the folder, so that no two processes take themselves for one
 //! save:   write everything into a file beside it → fsync → rename → fsync the folder → remove the oldest
 //! latest: from the newest on, the first that is whole
 //! ```
 
 use std::{
-    fs::{self, File},
+    fs::{self, File, TryLockError},
     io::{self, ErrorKind, Write},
     path::{Path, PathBuf},
 };
@@ -29,12 +30,14 @@ const SUFFIX: &str = "checkpoint";
 pub struct CheckpointFolder {
     folder: PathBuf,
     keep: usize,
+    /// Locked as long as this lives.
+    lock: Option<File>,
 }
 
 impl CheckpointFolder {
-    /// The last three checkpoints are kept there. The folder is made when it is needed.
+    /// The last three checkpoints are kept there. The folder is made when the pipeline starts, and is its own until it ends.
     pub fn new(folder: impl Into<PathBuf>) -> Self {
-        CheckpointFolder { folder: folder.into(), keep: 3 }
+        CheckpointFolder { folder: folder.into(), keep: 3, lock: None }
     }
 
     /// How many checkpoints are kept: at least one, and only with two or more a torn one has one before it.
@@ -44,15 +47,32 @@ impl CheckpointFolder {
         self
     }
 
+    /// Makes the folder this store's own, where the file system knows locks. The system gives it back when the process dies.
+    fn own(&mut self) -> Result<(), IoError> {
+        let open = || {
+            if !self.folder.is_dir() {
+                fs::create_dir_all(&self.folder)?;
+                sync_folder(self.folder.parent().unwrap_or(Path::new("")))?;
+            }
+            let file = File::options().create(true).truncate(false).write(true).open(self.folder.join("lock"))?;
+            match file.try_lock() {
+                Ok(()) => Ok(Some(file)),
+                Err(TryLockError::WouldBlock) => Ok(None),
+                Err(TryLockError::Error(error)) if error.kind() == ErrorKind::Unsupported => Ok(Some(file)),
+                Err(TryLockError::Error(error)) => Err(error),
+            }
+        };
+        if self.lock.is_none() {
+            let file = open().map_err(IoError::file(&self.folder))?;
+            self.lock = Some(file.ok_or_else(|| IoError::InUse { path: self.folder.clone() })?);
+        }
+        Ok(())
+    }
+
     /// The files, the newest first.
     fn files(&self) -> io::Result<Vec<(u64, PathBuf)>> {
         let mut files = Vec::new();
-        let entries = match fs::read_dir(&self.folder) {
-            Ok(entries) => entries,
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(files),
-            Err(error) => return Err(error),
-        };
-        for entry in entries {
+        for entry in fs::read_dir(&self.folder)? {
             let path = entry?.path();
             let epoch = path.file_stem().and_then(|stem| stem.to_str()?.parse().ok());
             if let Some(epoch) = epoch.filter(|_| path.extension().is_some_and(|suffix| suffix == SUFFIX)) {
@@ -76,10 +96,6 @@ impl CheckpointFolder {
     }
 
     fn write(&self, checkpoint: &Checkpoint) -> io::Result<()> {
-        if !self.folder.is_dir() {
-            fs::create_dir_all(&self.folder)?;
-            sync_folder(self.folder.parent().unwrap_or(Path::new("")))?;
-        }
         let path = self.folder.join(format!("{:020}.{SUFFIX}", checkpoint.epoch));
         let beside = self.folder.join("new");
         let mut file = File::create(&beside)?;
@@ -97,6 +113,15 @@ impl CheckpointFolder {
     }
 }
 
+impl Drop for CheckpointFolder {
+    /// Not left to the end of the file: a child that the process is starting may have a copy of it for a moment.
+    fn drop(&mut self) {
+        if let Some(Err(error)) = self.lock.as_ref().map(File::unlock) {
+            tracing::warn!(path = %self.folder.display(), %error, "the lock is given back when the process ends");
+        }
+    }
+}
+
 /// Makes durable which files a folder has.
 pub(crate) fn sync_folder(folder: &Path) -> io::Result<()> {
     let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
@@ -105,10 +130,12 @@ pub(crate) fn sync_folder(folder: &Path) -> io::Result<()> {
 
 impl CheckpointStore for CheckpointFolder {
     fn latest(&mut self) -> Result<Option<Checkpoint>, StageError> {
+        self.own()?;
         Ok(self.read()?)
     }
 
     fn save(&mut self, checkpoint: &Checkpoint) -> Result<(), StageError> {
+        self.own()?;
         Ok(self.write(checkpoint).map_err(IoError::file(&self.folder))?)
     }
 }

@@ -29,6 +29,12 @@ pub enum IoError {
         /// The file.
         path: PathBuf,
     },
+    /// A folder with checkpoints that another pipeline uses at present.
+    #[error("{path}: another pipeline uses these checkpoints", path = path.display())]
+    InUse {
+        /// The folder.
+        path: PathBuf,
+    },
     /// A folder with checkpoints, none of which is whole.
     #[error("{path}: no checkpoint is whole", path = path.display())]
     Checkpoints {

@@ -12,8 +12,8 @@ use std::{
 
 use millstream_io::{CheckpointFolder, Line, jsonl, lines};
 use millstream_runtime::{
-    CheckpointOptions, CheckpointStore, Context, Emit, Flow, Pipeline, RunInference, StageError, StageOptions, State, Transform, Watermarks, Windows, fold,
-    handler, ms, stored,
+    Checkpoint, CheckpointOptions, CheckpointStore, Context, Emit, Flow, Pipeline, RunInference, StageError, StageOptions, State, Transform, Watermarks,
+    Windows, fold, handler, ms, stored,
 };
 
 const LINES: u64 = 2_000;
@@ -56,8 +56,8 @@ fn pipeline(folder: &Path) -> Pipeline {
         Pipeline::from(lines(folder.join(name))).try_map(&format!("{name}.number"), number).event_time(&format!("{name}.time"), times, |n| *n as i64 * 1_000)
     };
     let work = |number: u64| {
-        if number.is_multiple_of(4) {
-            // So slow that there are several checkpoints.
+        // So slow, on edges so short, that there are several checkpoints.
+        if number.is_multiple_of(2) {
             thread::sleep(Duration::from_millis(1));
         }
         number
@@ -77,7 +77,7 @@ fn pipeline(folder: &Path) -> Pipeline {
         .and(windows.map("count", |window| (window.start, window.value)).sink(jsonl(folder.join("counts.jsonl")).transactional()))
         .and(late.sink(jsonl(folder.join("late.jsonl")).transactional()))
         .checkpoint(CheckpointOptions::new(CheckpointFolder::new(folder.join("state"))).every(ms(1)))
-        .edge_records(64)
+        .edge_records(16)
 }
 
 #[test]
@@ -214,5 +214,19 @@ fn a_torn_checkpoint_is_passed_over() {
     }
     assert!(epoch().is_err(), "never silently from the beginning");
     assert!(pipeline(&folder).run().is_err());
+    fs::remove_dir_all(&folder).expect("ours");
+}
+
+#[test]
+fn a_folder_belongs_to_one_store_at_a_time() {
+    let folder = fresh("lock");
+    let state = folder.join("new/state");
+    let mut first = CheckpointFolder::new(&state);
+    assert_eq!(first.latest().expect("nothing yet"), None);
+    let error = CheckpointFolder::new(&state).latest().expect_err("another has it");
+    assert!(error.to_string().contains("another pipeline"), "{error}");
+    first.save(&Checkpoint::default()).expect("stored");
+    drop(first);
+    assert_eq!(CheckpointFolder::new(&state).latest().expect("free again"), Some(Checkpoint::default()));
     fs::remove_dir_all(&folder).expect("ours");
 }
