@@ -14,6 +14,7 @@ use std::{
 use super::{Checkpoint, CheckpointStore, Part};
 use crate::{
     error::{Cause, Fault},
+    metrics::Log2Histogram,
     panics::guard,
     supervise::AnyEdge,
 };
@@ -32,6 +33,8 @@ pub(crate) struct Checkpoints {
     stored: AtomicU64,
     board: Mutex<Board>,
     changed: Condvar,
+    /// Nanoseconds from the request until it is stored.
+    pub(crate) seconds: Log2Histogram,
     restored: Option<Checkpoint>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
@@ -85,6 +88,7 @@ impl Checkpoints {
             stored: AtomicU64::new(epoch),
             board: Mutex::default(),
             changed: Condvar::new(),
+            seconds: Log2Histogram::default(),
             restored,
             thread: Mutex::new(None),
         })
@@ -207,6 +211,7 @@ impl Checkpoints {
             }
             let epoch = self.requested() + 1;
             self.requested.store(epoch, Ordering::Release);
+            let begin = Instant::now();
             let complete = |board: &Board| board.all(|report| report.finished || report.epoch == epoch);
             board = self.changed.wait_while(board, |board| !complete(board) && !board.is_dead()).unwrap_or_else(PoisonError::into_inner);
             if board.is_dead() {
@@ -222,6 +227,7 @@ impl Checkpoints {
             let mut board = self.lock();
             match saved {
                 Ok(()) => {
+                    self.seconds.record(u64::try_from(begin.elapsed().as_nanos()).unwrap_or(u64::MAX));
                     self.stored.store(epoch, Ordering::Release);
                     board.over = last;
                 }

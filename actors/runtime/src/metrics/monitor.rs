@@ -32,6 +32,7 @@ impl Monitor {
             reserved: accounts.reserved(),
             peak_reserved_bytes: accounts.peak_bytes(),
             overdraft_bytes: accounts.overdraft(),
+            checkpoint_seconds: self.plumbing.checkpoints.as_ref().map(|checkpoints| checkpoints.seconds.snapshot()),
             stages: self.stages.iter().map(|metrics| StageSnapshot::of(metrics)).collect(),
             edges: edges.collect(),
         }

@@ -45,6 +45,11 @@ impl Snapshot {
             };
             page.sample("", &[("outcome", &outcome.name())], count);
         }
+        if let Some(seconds) = &self.checkpoint_seconds {
+            page.family("millstream_checkpoint_seconds", "summary", "Time from a checkpoint's request until it was stored.");
+            page.sample("_sum", &[], seconds.sum as f64 * 1e-9);
+            page.sample("_count", &[], seconds.count());
+        }
         page.family("millstream_inflight_records", "gauge", "Records on their way.");
         page.sample("", &[], counts.in_flight());
         page.family("millstream_inflight_bytes", "gauge", "Bytes reserved of the entry budget.");

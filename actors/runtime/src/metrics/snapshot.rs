@@ -19,6 +19,8 @@ pub struct Snapshot {
     pub peak_reserved_bytes: u64,
     /// Bytes that records hold beyond their reservations, because a stage declared too small an expansion.
     pub overdraft_bytes: u64,
+    /// Nanoseconds from a checkpoint's request until it was stored, in a pipeline that has them.
+    pub checkpoint_seconds: Option<HistogramSnapshot>,
     /// The stages, from the source to the sink.
     pub stages: Vec<StageSnapshot>,
     /// The edges between them.
