@@ -35,8 +35,8 @@ pub enum Output<'a> {
 
 /// A kernel's view of one step. Inputs and outputs live for `'a`, so that borrows of several can be held at once.
 pub struct EvalCx<'a> {
-    inputs: SmallVec<[Input<'a>; 6]>,
-    outputs: SmallVec<[Output<'a>; 2]>,
+    inputs: SmallVec<[Input<'a>; 10]>,
+    outputs: SmallVec<[Output<'a>; 4]>,
     level: Level,
     parallel: &'a dyn Parallel,
     scratch: Option<&'a mut [u8]>,

@@ -9,7 +9,8 @@ use crate::conv::geometry::positive;
 use alloc::{boxed::Box, string::String, vec, vec::Vec};
 use millstream_gemm::{KeyWindow, MaskElements};
 use millstream_graph::{Arity, BuildCx, BuildError, Cost, Dim, EvalCx, EvalError, Fact, InferCx, InferError, Op, OpDef, Permutation, Scratch, StepCx};
-use millstream_tensor::{DType, Layout, Order};
+use millstream_tensor::{DType, Layout, MAX_RANK, Order};
+use smallvec::SmallVec;
 
 /// The operator's schema.
 pub const DEF: OpDef = OpDef {
@@ -64,7 +65,7 @@ impl FusedAttention {
         for (layout, perm) in seen.iter_mut().zip(&self.perms) {
             *layout = permuted(layout, perm)?;
         }
-        let inverse: Vec<usize> = (0..self.perm_y.len()).filter_map(|i| self.perm_y.iter().position(|&p| p == i)).collect();
+        let inverse: SmallVec<[usize; MAX_RANK]> = (0..self.perm_y.len()).filter_map(|i| self.perm_y.iter().position(|&p| p == i)).collect();
         // A single key stands for as many as the mask has; a mask of one key counts for all.
         let keys = [&seen[1], &seen[2]].into_iter().map(|l| l.shape().iter().rev().nth(1).copied().unwrap_or(1)).find(|&keys| keys != 1).unwrap_or(1);
         let mask = mask.map(|m| (*m, m.shape().last().copied().filter(|_| keys == 1).unwrap_or(keys)));

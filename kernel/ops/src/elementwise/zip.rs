@@ -6,6 +6,7 @@ use alloc::{vec, vec::Vec};
 use millstream_graph::{Dim, EvalCx, EvalError, Fact, InferCx, InferError};
 use millstream_simd::{Simd, SimdF32, dispatch, slice};
 use millstream_tensor::{Bool, DType, Tensor, View, ViewMut};
+use smallvec::SmallVec;
 
 /// What an operator computes for one pair of elements.
 pub(crate) trait Zip: Sync {
@@ -151,7 +152,7 @@ fn refuse_zero<T: Number>(cx: &EvalCx<'_>) -> Result<(), EvalError> {
 /// Runs `f` over the first two inputs, then over the output and each further input; returns the output. One input is copied.
 fn fold<'a, T: Number>(cx: &mut EvalCx<'a>, work: usize, f: &(dyn Fn(Operand<'_, T>, Operand<'_, T>, &mut [T]) + Sync)) -> Result<ViewMut<'a, T>, EvalError> {
     let a = source::<T>(cx, 0)?;
-    let rest: Vec<Option<View<'_, T>>> = (1..cx.inputs()).map(|i| source::<T>(cx, i)).collect::<Result<_, _>>()?;
+    let rest: SmallVec<[Option<View<'_, T>>; 3]> = (1..cx.inputs()).map(|i| source::<T>(cx, i)).collect::<Result<_, _>>()?;
     let mut y = cx.output::<T>(0)?;
     let Some((&second, rest)) = rest.split_first() else {
         each1(cx, a, &mut y, 1, &|x, y| match x {

@@ -59,7 +59,8 @@ fn matrix(layout: &Layout, is_left: bool) -> Option<Layout> {
 
 /// The output's layout with the axes that a vector operand leaves out.
 fn with_vector_axes(y: &Layout, a_rank: usize, b_rank: usize) -> Option<Layout> {
-    let (mut dims, mut strides) = (y.shape().to_vec(), y.strides().to_vec());
+    let mut dims: SmallVec<[usize; MAX_RANK + 2]> = y.shape()[..].into();
+    let mut strides: SmallVec<[usize; MAX_RANK + 2]> = y.strides().into();
     if b_rank == 1 {
         dims.push(1);
         strides.push(1);
@@ -79,7 +80,8 @@ pub(crate) fn product_shape(a: &Shape, b: &Shape) -> Result<Shape, TensorError> 
     if k != *b.get(b_rank.saturating_sub(2)).ok_or_else(fail)? {
         return Err(fail());
     }
-    let mut dims = broadcast(&a[..a_rank.saturating_sub(2)], &b[..b_rank.saturating_sub(2)])?.to_vec();
+    let stack = broadcast(&a[..a_rank.saturating_sub(2)], &b[..b_rank.saturating_sub(2)])?;
+    let mut dims: SmallVec<[usize; MAX_RANK + 2]> = stack[..].into();
     if a_rank > 1 {
         dims.push(a[a_rank - 2]);
     }

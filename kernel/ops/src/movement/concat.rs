@@ -8,6 +8,7 @@ use crate::{
 use alloc::{boxed::Box, format, string::String, vec, vec::Vec};
 use millstream_graph::{Arity, BuildCx, BuildError, EvalCx, EvalError, Fact, InferCx, InferError, Op, OpDef, Permutation, StepCx};
 use millstream_tensor::{DType, Layout, Order, Tensor, TensorView, TensorViewMut, Word, tile::Tiles};
+use smallvec::SmallVec;
 
 /// The operator's schema.
 pub const DEF: OpDef = OpDef {
@@ -88,7 +89,7 @@ impl Op for Concat {
         if !cx.wants(0) {
             return Ok(());
         }
-        let inputs: Vec<TensorView<'_>> = (0..cx.inputs()).map(|i| cx.tensor(i)).collect::<Result<_, _>>()?;
+        let inputs: SmallVec<[TensorView<'_>; 8]> = (0..cx.inputs()).map(|i| cx.tensor(i)).collect::<Result<_, _>>()?;
         let first = *inputs[0].shape();
         let axis = InferCx::axis(self.axis, first.rank())?;
         let mut shape = first;

@@ -6,7 +6,8 @@ use crate::{
 };
 use alloc::{boxed::Box, vec, vec::Vec};
 use millstream_graph::{Arity, BuildCx, EvalCx, EvalError, Fact, InferCx, InferError, Op, OpDef};
-use millstream_tensor::{Shape, broadcast};
+use millstream_tensor::{MAX_RANK, Shape, broadcast};
+use smallvec::SmallVec;
 
 /// The operator's schema.
 pub const DEF: OpDef = OpDef {
@@ -40,8 +41,8 @@ impl Op for Expand {
 
     fn eval(&self, cx: &mut EvalCx<'_>) -> Result<(), EvalError> {
         let from = *cx.spec(0).ok_or(EvalError::MissingInput(0))?.shape();
-        let wanted: Vec<i64> = cx.input::<i64>(1)?.to_vec();
-        let wanted = relabel::extents(&wanted.into_iter().map(Into::into).collect::<Vec<_>>())?;
+        let wanted: Option<SmallVec<[usize; MAX_RANK]>> = cx.input::<i64>(1)?.iter().map(|d| usize::try_from(d).ok()).collect();
+        let wanted = wanted.ok_or(EvalError::Invalid("a dim is negative"))?;
         let dims: Shape = broadcast(&from, &wanted)?;
         let layout = cx.tensor(0)?.layout().broadcast_to(dims)?;
         strided::make(cx, 0, 0, &dims, |_, order| Walk::over(&dims, &strided::signed(&layout), 0, order))

@@ -1,11 +1,13 @@
 //! `Gather`: parts of the input along one axis, picked by indices (i32 or i64, negative from the end).
 
 use crate::{
-    movement::{index, pick},
+    movement::{index::Indices, pick},
     shape::relabel,
 };
 use alloc::{boxed::Box, vec, vec::Vec};
 use millstream_graph::{Arity, BuildCx, EvalCx, EvalError, Fact, InferCx, InferError, Op, OpDef};
+use millstream_tensor::MAX_RANK;
+use smallvec::SmallVec;
 
 /// The operator's schema.
 pub const DEF: OpDef = OpDef {
@@ -59,12 +61,12 @@ impl Op for Gather {
         let x = *cx.spec(0).ok_or(EvalError::MissingInput(0))?.shape();
         let axis = InferCx::axis(self.axis, x.rank().max(1))?;
         let dim = *x.get(axis).ok_or(EvalError::Invalid("a scalar has no axis to gather from"))?;
-        let at = index::indices(cx, 1, dim)?;
-        let mut dims = x[..axis].to_vec();
-        dims.extend(cx.tensor(1)?.shape().iter().chain(&x[axis + 1..]));
+        let at = Indices::new(cx, 1, dim)?;
+        let mut dims: SmallVec<[usize; MAX_RANK]> = x[..axis].into();
+        dims.extend(cx.tensor(1)?.shape().iter().chain(&x[axis + 1..]).copied());
         let outer: usize = x[..axis].iter().product();
         let row: usize = x[axis + 1..].iter().product();
-        pick::make(cx, 0, &dims, outer * at.len(), row, |r| (r / at.len() * dim + at[r % at.len()]) * row)
+        pick::make(cx, 0, &dims, outer * at.len(), row, |r| (r / at.len() * dim + at.at(r % at.len(), dim)) * row)
     }
 }
 

@@ -6,6 +6,7 @@ use crate::movement::strided::{self, Walk};
 use alloc::{boxed::Box, format, vec, vec::Vec};
 use millstream_graph::{Arity, BuildCx, BuildError, Dim, EvalCx, EvalError, Fact, InferCx, InferError, Op, OpDef, Permutation, StepCx};
 use millstream_tensor::{Layout, MAX_RANK, Order};
+use smallvec::SmallVec;
 
 /// The operator's schema.
 pub const DEF: OpDef = OpDef {
@@ -73,10 +74,14 @@ impl Op for Transpose {
 
     fn eval(&self, cx: &mut EvalCx<'_>) -> Result<(), EvalError> {
         let layout = cx.spec(0).ok_or(EvalError::MissingInput(0))?.layout;
-        let perm = self.perm(layout.shape().rank()).ok_or(EvalError::Invalid("the input's rank is not that of `perm`"))?;
-        let dims = *layout.permuted(&perm).shape();
+        let reversed: SmallVec<[usize; MAX_RANK]> = (0..layout.shape().rank()).rev().collect();
+        let perm = self.perm.as_deref().unwrap_or(&reversed);
+        if perm.len() != reversed.len() {
+            return Err(EvalError::Invalid("the input's rank is not that of `perm`"));
+        }
+        let dims = *layout.permuted(perm).shape();
         strided::make(cx, 0, 0, &dims, |from: &Layout, order| {
-            let from = from.permuted(&perm);
+            let from = from.permuted(perm);
             Walk::over(&dims, &strided::signed(&from), 0, order)
         })
     }
