@@ -73,10 +73,10 @@ pub use models::{
     Canary, Deployed, Deployment, DeploymentOptions, Keyed, LoadModel, ModelMemory, OnMemory, PerKey, PerKeyStats, SwapError, Verdict, VersionInfo,
 };
 pub use outcome::{Counts, Observer, Outcome, Terminal};
-pub use pipeline::{Answers, Ensemble, Flow, Handle, Join, Lone, OnDrop, Order, Pipeline, Remote, ms};
+pub use pipeline::{Answers, Ensemble, Flow, Handle, Join, Lone, OnDrop, Order, Outline, Pipeline, Remote, StageOutline, ms};
 pub use signal::Signal;
 pub use sink::{Collect, Collected, ForEach, Sink, SinkFactory, collect, for_each};
-pub use source::{ChannelSource, Committer, IterSource, Progress, Pulled, Push, PushError, Record, Source, channel, from_iter};
+pub use source::{ChannelSource, Committer, IterSource, MapSource, Progress, Pulled, Push, PushError, Record, Source, channel, from_iter, map_source};
 pub use stage::{Context, Emit, OnError, Out, SinkOptions, StageOptions, Start, Transform};
 pub use supervise::{Mode, StageState, Supervision};
 pub use time::{Aggregate, Clock, Fold, ManualClock, Stored, Watermarks, Windowed, Windows, fold, stored};

@@ -95,7 +95,14 @@ impl StageInfo {
         self
     }
 
-    fn runs_model(&self) -> bool {
+    /// What the edge into the stage holds: room for the batches of all replicas, and one in the making.
+    pub(super) fn edge_limits(&self, records: u32, bytes: u64) -> Limits {
+        let batch = self.batch.map_or(0, |(_, most)| most);
+        let room = u32::try_from(batch.saturating_mul(self.replicas + 1)).unwrap_or(u32::MAX);
+        Limits { records: records.max(room), bytes }
+    }
+
+    pub(super) fn runs_model(&self) -> bool {
         self.model.is_some()
     }
 }
@@ -145,9 +152,7 @@ impl Assembly {
     /// The edge into stage `index`.
     pub(crate) fn edge_into<T: Send + 'static>(&mut self, index: usize) -> Arc<Edge<Envelope<T>>> {
         let info = &self.infos[index];
-        let batch = info.batch.map_or(0, |(_, most)| most);
-        let room = u32::try_from(batch.saturating_mul(info.replicas + 1)).unwrap_or(u32::MAX);
-        let limits = Limits { records: self.edge_records.max(room), bytes: self.edge_bytes };
+        let limits = info.edge_limits(self.edge_records, self.edge_bytes);
         // Watermarks and barriers need a lane for each consumer, and windows all records of a key.
         let keyed = self.keeps_time
             || self.checkpoints.is_some()
@@ -204,7 +209,7 @@ impl Assembly {
 }
 
 /// Every reason why the description cannot work.
-fn problems(wiring: &Wiring, infos: &[StageInfo], options: &Options) -> Vec<String> {
+pub(super) fn problems(wiring: &Wiring, infos: &[StageInfo], options: &Options) -> Vec<String> {
     let mut problems = Vec::new();
     let mut names = HashSet::new();
     for (index, stage) in infos.iter().enumerate() {
@@ -264,7 +269,7 @@ fn problems(wiring: &Wiring, infos: &[StageInfo], options: &Options) -> Vec<Stri
 }
 
 /// The stages' descriptions. Sources and sinks that were not given a name of their own are numbered where it is taken.
-fn describe(wiring: &Wiring) -> Vec<StageInfo> {
+pub(super) fn describe(wiring: &Wiring) -> Vec<StageInfo> {
     let mut infos: Vec<_> = wiring.nodes.iter().map(|node| node.info.clone()).collect();
     let mut taken: HashSet<Arc<str>> = infos.iter().filter(|info| info.named).map(|info| info.name.clone()).collect();
     for info in infos.iter_mut().filter(|info| !info.named) {
@@ -279,7 +284,7 @@ fn describe(wiring: &Wiring) -> Vec<StageInfo> {
 }
 
 pub(super) fn start(pipeline: Pipeline) -> Result<Handle, PipelineError> {
-    let Pipeline { sinks, options } = pipeline;
+    let Pipeline { sinks, mut options } = pipeline;
     let wiring = Wiring::of(&sinks);
     let infos = describe(&wiring);
     let problems = problems(&wiring, &infos, &options);
@@ -287,7 +292,7 @@ pub(super) fn start(pipeline: Pipeline) -> Result<Handle, PipelineError> {
         return Err(PipelineError::Invalid(problems));
     }
     panics::warn_if_aborting();
-    let (checkpoints, store) = match options.checkpoints {
+    let (checkpoints, store) = match options.checkpoints.take() {
         Some(CheckpointOptions { mut store, every }) => {
             let latest = panics::guard(|| store.latest()).unwrap_or_else(|fault| Err(StageError::fatal(fault.to_string())));
             let latest = latest.map_err(|error| PipelineError::Invalid(vec![format!("the store of checkpoints: {error}")]))?;
@@ -296,11 +301,7 @@ pub(super) fn start(pipeline: Pipeline) -> Result<Handle, PipelineError> {
         None => (None, None),
     };
 
-    let budget = options.memory_budget.unwrap_or(u64::MAX);
-    let (record_bytes, run_bytes) = divide(budget, &infos);
-    let shadows = wiring.nodes.iter().any(|node| matches!(node.fan(), Fan::All(ways) if ways.contains(&Way::Shadow)));
-    let shadow_bytes = if shadows { record_bytes / SHADOW_SHARE } else { 0 };
-    let entry_bytes = if budget == u64::MAX { u64::MAX } else { record_bytes - shadow_bytes };
+    let Budget { entry_bytes, shadow_bytes, run_bytes, edge_bytes, edge_records } = Budget::of(&wiring, &infos, &options);
     let (stop, abort) = (Switch::new(), Switch::new());
     let (entry, shadow) = (Limits { records: u32::MAX, bytes: entry_bytes }, Limits { records: u32::MAX, bytes: shadow_bytes });
     let keeps_time = infos.iter().any(|info| info.keeps_time);
@@ -323,8 +324,8 @@ pub(super) fn start(pipeline: Pipeline) -> Result<Handle, PipelineError> {
         accounts: accounts.clone(),
         dead: dead.clone(),
         entry_bytes,
-        edge_records: options.edge_records.unwrap_or(EDGE_RECORDS),
-        edge_bytes: EDGE_BYTES.min(entry_bytes),
+        edge_records,
+        edge_bytes,
         acks: Vec::new(),
         clock: options.clock.clone(),
         commit_every: options.commit_every,
@@ -373,6 +374,30 @@ pub(super) fn start(pipeline: Pipeline) -> Result<Handle, PipelineError> {
         return Err(error.into());
     }
     Ok(Handle::new(host, plumbing, metrics, into, dead, started, options.on_drop))
+}
+
+/// What the parts of a pipeline may hold.
+pub(super) struct Budget {
+    /// Records on their way.
+    pub(super) entry_bytes: u64,
+    /// Shadow copies.
+    pub(super) shadow_bytes: u64,
+    /// Each run of a model that declares nothing.
+    pub(super) run_bytes: u64,
+    /// Each edge.
+    pub(super) edge_bytes: u64,
+    pub(super) edge_records: u32,
+}
+
+impl Budget {
+    pub(super) fn of(wiring: &Wiring, infos: &[StageInfo], options: &Options) -> Self {
+        let budget = options.memory_budget.unwrap_or(u64::MAX);
+        let (record_bytes, run_bytes) = divide(budget, infos);
+        let shadows = wiring.nodes.iter().any(|node| matches!(node.fan(), Fan::All(ways) if ways.contains(&Way::Shadow)));
+        let shadow_bytes = if shadows { record_bytes / SHADOW_SHARE } else { 0 };
+        let entry_bytes = if budget == u64::MAX { u64::MAX } else { record_bytes - shadow_bytes };
+        Budget { entry_bytes, shadow_bytes, run_bytes, edge_bytes: EDGE_BYTES.min(entry_bytes), edge_records: options.edge_records.unwrap_or(EDGE_RECORDS) }
+    }
 }
 
 /// How the budget is shared: bytes for records on their way, and bytes for each run of a model.

@@ -28,8 +28,16 @@ impl<T: Send + 'static> Flow<T> {
     where
         T: Clone,
     {
-        let mut flows = self.copies(name, vec![Way::Counts; N]).into_iter();
-        std::array::from_fn(|_| flows.next().expect("there are N ways"))
+        array(self.tee_to(name, N))
+    }
+
+    /// As [`Flow::tee`], where the number of branches is known when the program runs.
+    #[must_use]
+    pub fn tee_to(self, name: &str, branches: usize) -> Vec<Flow<T>>
+    where
+        T: Clone,
+    {
+        self.copies(name, vec![Way::Counts; branches])
     }
 
     /// The flow itself, and a shadow of it: copies that never hold up a record, are thrown away first where memory or
@@ -71,11 +79,17 @@ impl<T: Send + 'static> Flow<T> {
     /// letters.
     #[must_use]
     pub fn split<const N: usize>(self, name: &str, f: impl FnMut(&T) -> usize + Clone + Send + Sync + 'static) -> [Flow<T>; N] {
+        array(self.split_to(name, N, f))
+    }
+
+    /// As [`Flow::split`], where the number of branches is known when the program runs.
+    #[must_use]
+    pub fn split_to(self, name: &str, branches: usize, f: impl FnMut(&T) -> usize + Clone + Send + Sync + 'static) -> Vec<Flow<T>> {
         let f = move || {
             let mut f = f.clone();
             move |record: &T, _: &Context<'_>| f(record)
         };
-        self.route(name, f)
+        self.route(name, branches, f)
     }
 
     /// Sends each record to a branch by a hash of its key (without one, of its number) and the salt. The same key always
@@ -83,26 +97,25 @@ impl<T: Send + 'static> Flow<T> {
     /// share.
     #[must_use]
     pub fn ab<const N: usize>(self, name: &str, salt: u64, weights: [u32; N]) -> [Flow<T>; N] {
-        self.route(name, move || move |_: &T, context: &Context<'_>| chosen(context.header, salt, &weights))
+        array(self.route(name, N, move || move |_: &T, context: &Context<'_>| chosen(context.header, salt, &weights)))
     }
 
-    fn route<const N: usize, F, G>(self, name: &str, make: G) -> [Flow<T>; N]
+    fn route<F, G>(self, name: &str, branches: usize, make: G) -> Vec<Flow<T>>
     where
         F: FnMut(&T, &Context<'_>) -> usize + Send + 'static,
         G: Fn() -> F + Send + Sync + 'static,
     {
         let keyed = self.keyed;
         let info = StageInfo::new(name, keyed);
-        let ports: [_; N] = std::array::from_fn(|_| Port::new());
+        let ports: Vec<_> = (0..branches).map(|_| Port::new()).collect();
         let outs = ports.clone();
-        let node = self.node(info, Fan::Choice(N), move |assembly, index, inlet| {
+        let node = self.node(info, Fan::Choice(branches), move |assembly, index, inlet| {
             assembly.takes_part(index, None);
             let ways: Vec<Arc<dyn Entrance<T>>> = outs.iter().map(|port| port.entrance()).collect();
-            let factory: Factory<RouteFn<F>> = Arc::new(move |_| Ok(RouteFn(N, make())));
+            let factory: Factory<RouteFn<F>> = Arc::new(move |_| Ok(RouteFn(branches, make())));
             Box::new(RecordStage::new(assembly.shared(index), StageOptions::new(), factory, inlet, Some(Arc::new(Switch(ways)))))
         });
-        let mut way = 0..;
-        ports.map(|port| Flow::of(vec![Feed::new(&node, way.next().unwrap_or(0), port)], keyed))
+        ports.into_iter().enumerate().map(|(way, port)| Flow::of(vec![Feed::new(&node, way, port)], keyed)).collect()
     }
 
     /// Turns each record into any number of results, each for the main flow or for the side.
@@ -169,6 +182,12 @@ impl<T: Send + 'static> Flow<T> {
         }
         Flow::of(feeds, keyed)
     }
+}
+
+/// As many flows as were asked for.
+fn array<T, const N: usize>(flows: Vec<Flow<T>>) -> [Flow<T>; N] {
+    let mut flows = flows.into_iter();
+    std::array::from_fn(|_| flows.next().expect("there are N ways"))
 }
 
 /// The branch of a record. The hash is our own, so that it is the same in every version of the program.

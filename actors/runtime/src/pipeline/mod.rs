@@ -10,6 +10,7 @@ mod flow;
 mod graph;
 mod handle;
 mod join;
+mod outline;
 mod timed;
 
 use std::{sync::Arc, time::Duration};
@@ -19,6 +20,7 @@ pub use handle::{Handle, Remote};
 
 pub use compound::{Answers, Ensemble};
 pub use join::{Join, Lone};
+pub use outline::{Outline, StageOutline};
 
 use self::graph::Node;
 use crate::{
@@ -231,6 +233,14 @@ impl Pipeline {
     pub fn on_drop(mut self, on_drop: OnDrop) -> Self {
         self.options.on_drop = on_drop;
         self
+    }
+
+    /// What it is made of and what it may hold, as far as that is known before it runs.
+    ///
+    /// # Errors
+    /// If the pipeline cannot be built.
+    pub fn outline(&self) -> Result<Outline, PipelineError> {
+        outline::of(&self.sinks, &self.options)
     }
 
     /// Runs to the end of the source.

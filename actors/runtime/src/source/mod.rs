@@ -2,11 +2,13 @@
 
 mod channel;
 mod iter;
+mod map;
 
 use std::{sync::Arc, time::Instant};
 
 pub use channel::{ChannelSource, Push, PushError, channel};
 pub use iter::{IterSource, from_iter};
+pub use map::{MapSource, map_source};
 
 use crate::{
     envelope::{CancelToken, Key, Position, TraceContext},
@@ -48,6 +50,12 @@ impl<T> Record<T> {
     pub(crate) fn split(self) -> (T, Record<()>) {
         let Record { payload, bytes, key, position, event_time, deadline, priority, cancel, trace } = self;
         (payload, Record { payload: (), bytes, key, position, event_time, deadline, priority, cancel, trace })
+    }
+
+    /// The same with this payload.
+    pub(crate) fn with<U>(self, payload: U) -> Record<U> {
+        let Record { bytes, key, position, event_time, deadline, priority, cancel, trace, .. } = self;
+        Record { payload, bytes, key, position, event_time, deadline, priority, cancel, trace }
     }
 
     /// Sets what it weighs.
