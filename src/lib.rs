@@ -58,6 +58,8 @@ pub use millstream_candle as candle;
 #[cfg(feature = "runtime")]
 pub mod runtime {
     pub use millstream_io as io;
+    #[cfg(feature = "pipefile")]
+    pub use millstream_pipefile as pipefile;
     #[cfg(feature = "remote")]
     pub use millstream_remote as remote;
     pub use millstream_runtime::*;

@@ -27,7 +27,11 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("runtime", &["edge", "tensor", "graph", "engine"]),
     ("io", &["runtime"]),
     ("remote", &["runtime"]),
-    ("", &["simd", "tensor", "graph", "onnx", "safetensors", "gemm", "ops", "compile", "engine", "cpu", "candle", "edge", "runtime", "io", "remote"]),
+    ("pipefile", &["tensor", "engine", "runtime", "io"]),
+    (
+        "",
+        &["simd", "tensor", "graph", "onnx", "safetensors", "gemm", "ops", "compile", "engine", "cpu", "candle", "edge", "runtime", "io", "remote", "pipefile"],
+    ),
     ("cli", &["", "io"]),
 ];
 

@@ -13,6 +13,7 @@ mod failure;
 mod language;
 mod memory;
 mod output;
+mod stopping;
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;

@@ -4,12 +4,12 @@ use crate::{
     failure::Failure,
     language::{self, HEAD},
     output,
+    stopping::{self, Ended},
 };
-use indicatif::{ProgressBar, ProgressStyle};
 use millstream::{
     Tensor,
     runtime::{
-        EngineModel, Handle, ModelId, Pipeline, PipelineError, Prediction, Report, RunInference, StageError, StageOptions, collect,
+        EngineModel, ModelId, Pipeline, PipelineError, Prediction, Report, RunInference, StageError, StageOptions, collect,
         io::{FileBytes, read_head, walk},
         ms,
     },
@@ -19,12 +19,8 @@ use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
     process::ExitCode,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::Arc,
     thread,
-    time::Duration,
 };
 
 /// Names the language of every source file of a folder with the model that is part of this program.
@@ -80,34 +76,10 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
         .memory_budget(MEMORY)
         .spawn()
         .map_err(failed)?;
-    let report = watched(handle)?;
+    let ended = stopping::watch(&handle, "files")?;
+    let report = handle.join().map_err(failed)?;
     print(arguments, &report, results.take());
-    Ok(ExitCode::SUCCESS)
-}
-
-/// Shows progress until the pipeline has ended. The first interrupt lets it finish what it has begun, the second ends it.
-fn watched(handle: Handle) -> Result<Report, Failure> {
-    let signal = |signal| {
-        let flag = Arc::new(AtomicBool::new(false));
-        // A second signal ends the process, as the system would have done with the first.
-        let ended = signal_hook::flag::register_conditional_default(signal, flag.clone()).and_then(|_| signal_hook::flag::register(signal, flag.clone()));
-        ended.map(|_| flag).map_err(|e| Failure::Usage(e.to_string()))
-    };
-    let stops = [signal(signal_hook::consts::SIGINT)?, signal(signal_hook::consts::SIGTERM)?];
-    let style = ProgressStyle::with_template("{spinner} {pos} files {per_sec} {elapsed}").unwrap_or_else(|_| ProgressStyle::default_spinner());
-    let bar = ProgressBar::new_spinner().with_style(style);
-    let remote = handle.remote();
-    let mut draining = false;
-    while !handle.has_ended() {
-        if !draining && stops.iter().any(|s| s.load(Ordering::Relaxed)) {
-            draining = true;
-            remote.drain();
-        }
-        bar.set_position(handle.snapshot().counts.ended());
-        thread::sleep(Duration::from_millis(20));
-    }
-    bar.finish_and_clear();
-    handle.join().map_err(|e| Failure::Usage(e.to_string()))
+    Ok(if ended == Ended::Aborted { ExitCode::from(2) } else { ExitCode::SUCCESS })
 }
 
 fn print(arguments: &Arguments, report: &Report, mut named: Vec<Named>) {

@@ -4,6 +4,7 @@ pub(crate) mod bench;
 pub(crate) mod demo;
 pub(crate) mod inspect;
 pub(crate) mod load;
+mod pipeline;
 mod profile;
 pub(crate) mod run;
 pub(crate) mod test;

@@ -1,0 +1,113 @@
+//! What stages of all kinds can be told: replicas, errors, growth.
+
+use std::time::Duration;
+
+use millstream_runtime::{ModelHandler, RunInference, SinkOptions, StageOptions};
+
+use crate::{row::Row, table::Table};
+
+/// What happens to a record on which a stage fails.
+#[derive(Clone, Copy)]
+enum Failing {
+    Skip,
+    Retry { times: u32, backoff: Duration },
+    Fail,
+}
+
+/// Options of a stage.
+#[derive(Clone)]
+pub(crate) struct Common {
+    pub(crate) replicas: usize,
+    failing: Failing,
+    /// Records go into dead letters as JSON.
+    letter_payload: bool,
+    expansion: Option<f64>,
+}
+
+impl Common {
+    /// For a stage.
+    pub(crate) fn for_stage(table: &Table<'_>) -> Self {
+        let mut common = Common::for_sink(table);
+        common.expansion = table.read_if::<f64>("expansion", |factor| *factor >= 0.0, "at least 0").map(|factor| factor.value);
+        common
+    }
+
+    /// For a sink, from which nothing goes on.
+    pub(crate) fn for_sink(table: &Table<'_>) -> Self {
+        let replicas = table.count("replicas").unwrap_or(1);
+        let letter_payload = table.read("letter_payload").is_some_and(|keep| keep.value);
+        Common { replicas, failing: failing(table), letter_payload, expansion: None }
+    }
+
+    /// As the options of a stage from records to records.
+    pub(crate) fn stage(&self) -> StageOptions<Row, Row> {
+        let mut options = StageOptions::new().replicas(self.replicas).measure(Row::bytes);
+        if let Some(factor) = self.expansion {
+            options = options.expansion(factor);
+        }
+        if self.letter_payload {
+            options = options.letter_payload(as_json);
+        }
+        match self.failing {
+            Failing::Skip => options,
+            Failing::Retry { times, backoff } => options.retry(times, backoff),
+            Failing::Fail => options.fail_on_error(),
+        }
+    }
+
+    /// As the options of a sink.
+    pub(crate) fn sink(&self) -> SinkOptions<Row> {
+        let mut options = SinkOptions::new().replicas(self.replicas);
+        if self.letter_payload {
+            options = options.letter_payload(as_json);
+        }
+        match self.failing {
+            Failing::Skip => options,
+            Failing::Retry { times, backoff } => options.retry(times, backoff),
+            Failing::Fail => options.fail_on_error(),
+        }
+    }
+
+    /// As options of a stage that runs a model.
+    pub(crate) fn infer<H: ModelHandler>(&self, run: RunInference<Row, H>) -> RunInference<Row, H> {
+        let mut run = run.replicas(self.replicas);
+        if let Some(factor) = self.expansion {
+            run = run.expansion(factor);
+        }
+        if self.letter_payload {
+            run = run.letter_payload(as_json);
+        }
+        match self.failing {
+            Failing::Skip => run,
+            Failing::Retry { times, backoff } => run.retry(times, backoff),
+            Failing::Fail => run.fail_on_error(),
+        }
+    }
+}
+
+/// `on_error = "skip" | "fail"`, or `retry` and `backoff`.
+fn failing(table: &Table<'_>) -> Failing {
+    let policy = table.choice("on_error", &[("skip", Failing::Skip), ("fail", Failing::Fail)]);
+    let retry = table.read_if::<u64>("retry", |times| (1..=u64::from(u32::MAX)).contains(times), "from 1 to 4294967295");
+    let backoff = table.read::<Duration>("backoff");
+    match (policy, retry) {
+        (Some(_), Some(retry)) => {
+            table.findings.hint(&retry.span, "`retry` and `on_error` exclude each other", "a record that still fails goes to the dead letters");
+            Failing::Skip
+        }
+        (_, Some(retry)) => {
+            let backoff = backoff.map_or(Duration::from_millis(100), |backoff| backoff.value);
+            Failing::Retry { times: u32::try_from(retry.value).unwrap_or(u32::MAX), backoff }
+        }
+        (policy, None) => {
+            if backoff.is_some() {
+                table.findings.hint(&table.key_span("backoff"), "`backoff` needs `retry`", "how many times is a record tried again?");
+            }
+            policy.unwrap_or(Failing::Skip)
+        }
+    }
+}
+
+fn as_json(row: &Row) -> Vec<u8> {
+    serde_json::to_vec(row).unwrap_or_default()
+}

@@ -1,0 +1,157 @@
+//! What a pipeline is made of and what it may hold, before it runs: what `--dry` prints.
+
+use std::fmt;
+
+use millstream_engine::Workspace;
+use millstream_runtime::{ModelHandler, Outline};
+use serde::Serialize;
+
+use crate::{file::PipelineFile, stages::Inference, units::show_bytes};
+
+/// A pipeline before it runs. Its text is for people; it serialises for programs.
+#[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
+pub struct Description {
+    /// What metrics call it.
+    pub name: String,
+    /// The most bytes that records may hold on their way, and models while they run; `None` without a budget.
+    pub memory_budget: Option<u64>,
+    /// The part of it that is for records.
+    pub record_bytes: Option<u64>,
+    /// The stages, from sources to sinks.
+    pub stages: Vec<StagePlan>,
+    /// The models.
+    pub models: Vec<ModelPlan>,
+}
+
+/// A stage before it runs.
+#[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
+pub struct StagePlan {
+    /// Its name.
+    pub name: String,
+    /// Its kind in the file; `None` for what stands beside a stage of the file.
+    pub kind: Option<&'static str>,
+    /// How many threads run it.
+    pub replicas: usize,
+    /// The stages that it takes from.
+    pub takes_from: Vec<String>,
+    /// How many records may wait on the edge into it; `None` for a source.
+    pub edge_records: Option<u32>,
+    /// How many bytes may wait there; `None` for a source, and without a limit.
+    pub edge_bytes: Option<u64>,
+}
+
+/// A model's stage before it runs.
+#[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
+pub struct ModelPlan {
+    /// The stage.
+    pub stage: String,
+    /// The weights, which all replicas share.
+    pub weight_bytes: u64,
+    /// The most examples of a batch, by the stage and by the model.
+    pub largest_batch: usize,
+    /// What a run of the largest batch takes beyond the weights, exactly; `None` where the engine cannot tell before it runs.
+    pub largest_batch_bytes: Option<u64>,
+    /// What a run may take; `None` without a limit.
+    pub run_bytes: Option<u64>,
+    /// The most examples that a run within its limit has. Larger batches are divided.
+    pub fitting_batch: Option<usize>,
+    /// Dims of the model's inputs for which 1 stands here, because neither the model nor the file says what they are.
+    pub open_dims: Vec<String>,
+}
+
+impl ModelPlan {
+    fn new(inference: &Inference, outline: &Outline) -> Self {
+        let Inference { stage, handler, example, open, most } = inference;
+        let run_bytes = outline.stages.iter().find(|other| other.name == *stage).and_then(|stage| stage.run_bytes);
+        let largest_batch = (*most).min(handler.max_batch().unwrap_or(usize::MAX));
+        let bytes = |batch: usize| handler.plan_bytes(&mut Workspace::with_limit(usize::MAX), &vec![example; batch]);
+        let largest_batch_bytes = bytes(largest_batch);
+        let fits = |batch: usize| bytes(batch).zip(run_bytes).is_none_or(|(bytes, limit)| bytes <= limit);
+        let fitting_batch = largest_batch_bytes.map(|_| {
+            // What a run takes grows with its batch.
+            let (mut fitting, mut too_large) = (0, largest_batch + 1);
+            while too_large - fitting > 1 {
+                let middle = fitting + (too_large - fitting) / 2;
+                if fits(middle) { fitting = middle } else { too_large = middle }
+            }
+            fitting
+        });
+        ModelPlan {
+            stage: stage.clone(),
+            weight_bytes: handler.model_bytes(),
+            largest_batch,
+            largest_batch_bytes,
+            run_bytes,
+            fitting_batch,
+            open_dims: open.clone(),
+        }
+    }
+}
+
+impl Description {
+    pub(crate) fn new(file: &PipelineFile, outline: Outline, inferences: &[Inference]) -> Self {
+        let stages = outline.stages.iter().map(|stage| StagePlan {
+            name: stage.name.clone(),
+            kind: file.nodes.iter().find(|node| node.name == stage.name).map(|node| node.kind),
+            replicas: stage.replicas,
+            takes_from: stage.takes_from.iter().map(|before| outline.stages[*before].name.clone()).collect(),
+            edge_records: stage.edge.map(|edge| edge.records),
+            edge_bytes: stage.edge.map(|edge| edge.bytes).filter(|bytes| *bytes != u64::MAX),
+        });
+        Description {
+            name: file.name().to_owned(),
+            memory_budget: file.settings.memory_budget,
+            record_bytes: outline.record_bytes,
+            stages: stages.collect(),
+            models: inferences.iter().map(|inference| ModelPlan::new(inference, &outline)).collect(),
+        }
+    }
+}
+
+impl fmt::Display for Description {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let limit = |bytes: Option<u64>| bytes.map_or_else(|| "no limit".to_owned(), show_bytes);
+        let head = ["stage", "kind", "replicas", "takes from", "its edge holds"].map(str::to_owned);
+        let row = |stage: &StagePlan| {
+            let edge = stage.edge_records.map_or_else(|| "-".to_owned(), |records| format!("{records} records, {}", limit(stage.edge_bytes)));
+            let before = if stage.takes_from.is_empty() { "-".to_owned() } else { stage.takes_from.join(", ") };
+            [stage.name.clone(), stage.kind.unwrap_or("-").to_owned(), stage.replicas.to_string(), before, edge]
+        };
+        let rows: Vec<[String; 5]> = std::iter::once(head).chain(self.stages.iter().map(row)).collect();
+        let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+        let widths: Vec<usize> = (0..4).map(width).collect();
+        for [name, kind, replicas, before, edge] in &rows {
+            writeln!(f, "{name:0$}  {kind:1$}  {replicas:2$}  {before:3$}  {edge}", widths[0], widths[1], widths[2], widths[3])?;
+        }
+        match (self.memory_budget, self.record_bytes) {
+            (Some(budget), Some(records)) => {
+                write!(f, "\nmemory budget {}: {} for records on their way", show_bytes(budget), show_bytes(records))?;
+                if records < budget {
+                    write!(f, ", {} for runs of models", show_bytes(budget - records))?;
+                }
+                writeln!(f)?;
+            }
+            _ => writeln!(f, "\nno memory budget")?,
+        }
+        for model in &self.models {
+            write!(f, "model of `{}`: weights {}, a batch of {} takes ", model.stage, show_bytes(model.weight_bytes), model.largest_batch)?;
+            match model.largest_batch_bytes {
+                Some(bytes) => write!(f, "{bytes} bytes ({}) of {}", show_bytes(bytes), limit(model.run_bytes))?,
+                None => write!(f, "what only a run can tell, of {}", limit(model.run_bytes))?,
+            }
+            match model.fitting_batch {
+                Some(0) => write!(f, "; NOT ONE EXAMPLE FITS")?,
+                Some(fitting) if fitting < model.largest_batch => write!(f, "; batches of more than {fitting} are divided")?,
+                _ => {}
+            }
+            if !model.open_dims.is_empty() {
+                write!(f, "; 1 stands for {}, unless `dims` says more", model.open_dims.join(", "))?;
+            }
+            writeln!(f)?;
+        }
+        Ok(())
+    }
+}

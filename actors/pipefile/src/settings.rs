@@ -1,0 +1,120 @@
+//! What a file says of the pipeline as a whole.
+
+use std::time::Duration;
+
+use millstream_io::{CheckpointFolder, letters};
+use millstream_runtime::{CheckpointOptions, Order, Pipeline, Supervision};
+
+use crate::{
+    build::Workshop,
+    table::{At, Size, Table},
+};
+
+/// Options of the pipeline.
+pub(crate) struct Settings {
+    /// What metrics call it.
+    pub(crate) name: String,
+    pub(crate) memory_budget: Option<u64>,
+    edge_records: Option<u32>,
+    order: Order,
+    commit_every: Option<Duration>,
+    supervision: Supervision,
+    dead_letters: Option<String>,
+    pub(crate) checkpoints: Option<Stored>,
+    pub(crate) metrics: Option<At<String>>,
+}
+
+/// Where checkpoints are stored.
+pub(crate) struct Stored {
+    folder: String,
+    every: Option<Duration>,
+    keep: Option<usize>,
+}
+
+impl Settings {
+    pub(crate) fn read(table: &Table<'_>, file: &str) -> Self {
+        let stem = std::path::Path::new(file).file_stem().map_or_else(|| "pipeline".to_owned(), |stem| stem.to_string_lossy().into_owned());
+        let few = |records: &u64| (1..=u64::from(u32::MAX)).contains(records);
+        let small = |key| table.read_if::<u64>(key, few, "from 1 to 4294967295").map(|number| u32::try_from(number.value).unwrap_or(u32::MAX));
+        let window = small("order_window");
+        let order = table.choice("order", &[("none", Order::None), ("per_key", Order::PerKey), ("total", Order::TOTAL)]).unwrap_or(Order::PerKey);
+        let order = match (order, window) {
+            (Order::Total { .. }, Some(window)) => Order::Total { window },
+            (order, Some(_)) => {
+                table.findings.add(&table.key_span("order_window"), "`order_window` needs `order = \"total\"`");
+                order
+            }
+            (order, None) => order,
+        };
+        Settings {
+            name: table.read("name").map_or(stem, |name| name.value),
+            memory_budget: table.read_if::<Size>("memory_budget", |size| size.0 > 0, "more than nothing").map(|size| size.value.0),
+            edge_records: small("edge_records"),
+            order,
+            commit_every: table.read("commit_every").map(|time| time.value),
+            supervision: table.table("supervision").map_or_else(Supervision::default, |table| supervision(&table)),
+            dead_letters: table.table("dead_letters").and_then(|letters| {
+                let path = letters.need::<String>("path");
+                letters.done();
+                path.map(|path| path.value)
+            }),
+            checkpoints: table.table("checkpoints").and_then(|checkpoints| {
+                let (every, keep) = (checkpoints.read("every").map(|time| time.value), checkpoints.count("keep"));
+                let folder = checkpoints.need::<String>("folder");
+                checkpoints.done();
+                Some(Stored { folder: folder?.value, every, keep })
+            }),
+            metrics: table.table("metrics").and_then(|metrics| {
+                let address = metrics.need("address");
+                metrics.done();
+                address
+            }),
+        }
+    }
+
+    pub(crate) fn apply(&self, pipeline: Pipeline, workshop: &Workshop<'_>) -> Pipeline {
+        let mut pipeline = pipeline.order(self.order).supervision(self.supervision);
+        if let Some(bytes) = self.memory_budget {
+            pipeline = pipeline.memory_budget(bytes);
+        }
+        if let Some(records) = self.edge_records {
+            pipeline = pipeline.edge_records(records);
+        }
+        if let Some(time) = self.commit_every {
+            pipeline = pipeline.commit_every(time);
+        }
+        if let Some(path) = &self.dead_letters {
+            pipeline = pipeline.dead_letters(letters(workshop.path(path)));
+        }
+        if let Some(Stored { folder, every, keep }) = &self.checkpoints {
+            let mut store = CheckpointFolder::new(workshop.path(folder));
+            if let Some(keep) = keep {
+                store = store.keep(*keep);
+            }
+            let mut options = CheckpointOptions::new(store);
+            if let Some(every) = every {
+                options = options.every(*every);
+            }
+            pipeline = pipeline.checkpoint(options);
+        }
+        pipeline
+    }
+}
+
+fn supervision(table: &Table<'_>) -> Supervision {
+    let mut supervision = Supervision::default();
+    if let Some(restarts) = table.read_if::<u64>("restarts", |restarts| u32::try_from(*restarts).is_ok(), "below 4294967296") {
+        supervision.restarts = u32::try_from(restarts.value).unwrap_or(u32::MAX);
+    }
+    let time = |key, into: &mut Duration| {
+        if let Some(time) = table.read::<Duration>(key) {
+            *into = time.value;
+        }
+    };
+    time("within", &mut supervision.within);
+    time("backoff", &mut supervision.backoff);
+    time("max_backoff", &mut supervision.max_backoff);
+    time("healthy", &mut supervision.healthy);
+    table.done();
+    supervision
+}

@@ -1,0 +1,60 @@
+//! Kinds of stages: a file each.
+//!
+//! A new kind is a new file with a `read` function, and a line in [`KINDS`].
+
+mod fields;
+mod filter;
+mod infer;
+mod json;
+mod key;
+mod label;
+mod read;
+mod split;
+mod tensor;
+
+use millstream_runtime::Flow;
+
+use crate::{build::Workshop, common::Common, row::DataError, row::Row, table::Table};
+pub(crate) use infer::Inference;
+pub(crate) use key::identity;
+
+/// A stage that was read from a file.
+pub(crate) trait StagePart: Send + Sync {
+    /// What it does, for people.
+    fn detail(&self) -> String;
+
+    /// The names of its ways out, where it has several.
+    fn ways(&self) -> Option<Vec<String>> {
+        None
+    }
+
+    /// The flows behind it, one for each way out; `None` if a problem was reported.
+    fn attach(&self, name: &str, flow: Flow<Row>, workshop: &mut Workshop<'_>) -> Option<Vec<Flow<Row>>>;
+}
+
+/// A kind of stage, by name.
+pub(crate) type Kind = (&'static str, fn(&Table<'_>) -> Option<Box<dyn StagePart>>);
+
+/// All of them.
+pub(crate) const KINDS: &[Kind] = &[
+    ("fields", fields::read),
+    ("filter", filter::read),
+    ("infer", infer::read),
+    ("json", json::read),
+    ("key", key::read),
+    ("label", label::read),
+    ("read", read::read),
+    ("split", split::read),
+    ("tensor", tensor::read),
+];
+
+/// A stage that changes each record by itself.
+fn each(
+    name: &str,
+    common: &Common,
+    flow: Flow<Row>,
+    change: impl Fn(&mut Row) -> Result<(), DataError> + Clone + Send + Sync + 'static,
+) -> Option<Vec<Flow<Row>>> {
+    let change = move |mut row: Row| change(&mut row).map(|()| row);
+    Some(vec![flow.try_map_with(name, common.stage(), change)])
+}
