@@ -29,10 +29,10 @@
 
 mod batching;
 mod build;
-mod common;
 mod condition;
 mod description;
 mod file;
+mod node_options;
 mod plot;
 mod problem;
 mod row;

@@ -5,7 +5,7 @@ use millstream_runtime::{Flow, Pipeline};
 use super::{Named, SinkPart};
 use crate::{
     build::Workshop,
-    common::Common,
+    node_options::NodeOptions,
     row::Row,
     table::{At, Table},
 };
@@ -14,14 +14,14 @@ struct JsonLines {
     path: String,
     /// Goes on behind what the file holds.
     append: Option<At<bool>>,
-    common: Common,
+    options: NodeOptions,
 }
 
 pub(super) fn read(table: &Table<'_>) -> Option<Box<dyn SinkPart>> {
-    let common = Common::for_sink(table);
+    let options = NodeOptions::for_sink(table);
     let append = table.read::<bool>("append").filter(|append| append.value);
     let path = table.need::<String>("path")?.value;
-    Some(Box::new(JsonLines { path, append, common }))
+    Some(Box::new(JsonLines { path, append, options }))
 }
 
 impl SinkPart for JsonLines {
@@ -41,6 +41,6 @@ impl SinkPart for JsonLines {
             (None, true) => sink = sink.transactional(),
             (None, false) => {}
         }
-        Some(flow.sink_with(Named { name: name.into(), sink }, self.common.sink()))
+        Some(flow.sink_with(Named { name: name.into(), sink }, self.options.sink()))
     }
 }

@@ -6,7 +6,7 @@ use super::{StagePart, each};
 use crate::row::Row;
 use crate::{
     build::Workshop,
-    common::Common,
+    node_options::NodeOptions,
     row::{Path, needed},
     table::{Pairs, Table},
 };
@@ -16,11 +16,11 @@ struct Fields {
     rename: Vec<(Path, String)>,
     keep: Option<Vec<String>>,
     drop: Vec<String>,
-    common: Common,
+    options: NodeOptions,
 }
 
 pub(super) fn read(table: &Table<'_>) -> Option<Box<dyn StagePart>> {
-    let common = Common::for_stage(table);
+    let options = NodeOptions::for_stage(table);
     let rename = table.read::<Pairs<String>>("rename").map(|pairs| pairs.value.0).unwrap_or_default();
     let keep = table.read::<Vec<String>>("keep").map(|keep| keep.value);
     let drop = table.read::<Vec<String>>("drop");
@@ -31,7 +31,7 @@ pub(super) fn read(table: &Table<'_>) -> Option<Box<dyn StagePart>> {
         table.findings.hint(&table.span, "a stage of kind `fields` that does nothing", "give `rename`, `keep` or `drop`");
     }
     let rename = rename.into_iter().map(|(old, new)| (Path::new(old.value), new)).collect();
-    Some(Box::new(Fields { rename, keep, drop: drop.map(|drop| drop.value).unwrap_or_default(), common }))
+    Some(Box::new(Fields { rename, keep, drop: drop.map(|drop| drop.value).unwrap_or_default(), options }))
 }
 
 impl StagePart for Fields {
@@ -46,7 +46,7 @@ impl StagePart for Fields {
 
     fn attach(&self, name: &str, flow: Flow<Row>, _: &mut Workshop<'_>) -> Option<Vec<Flow<Row>>> {
         let (rename, keep, drop) = (self.rename.clone(), self.keep.clone(), self.drop.clone());
-        each(name, &self.common, flow, move |row| {
+        each(name, &self.options, flow, move |row| {
             // All at once: two fields may exchange their names. A part of an object is copied out of it.
             let taken = rename.iter().map(|(old, _)| Ok(needed(row, old)?.to_datum())).collect::<Result<Vec<_>, _>>()?;
             rename.iter().for_each(|(old, _)| drop_field(row, old));

@@ -5,21 +5,21 @@ use millstream_runtime::{Context, Emit, Flow, StageError, Transform};
 use super::StagePart;
 use crate::{
     build::Workshop,
-    common::Common,
     condition::Condition,
+    node_options::NodeOptions,
     row::Row,
     table::{At, Table},
 };
 
 struct Filter {
     when: Condition,
-    common: Common,
+    options: NodeOptions,
 }
 
 pub(super) fn read(table: &Table<'_>) -> Option<Box<dyn StagePart>> {
-    let common = Common::for_stage(table);
+    let options = NodeOptions::for_stage(table);
     let when = table.need::<Vec<At<String>>>("when")?;
-    Some(Box::new(Filter { when: Condition::read(&when, table.findings)?, common }))
+    Some(Box::new(Filter { when: Condition::read(&when, table.findings)?, options }))
 }
 
 /// The condition at work.
@@ -41,6 +41,6 @@ impl StagePart for Filter {
 
     fn attach(&self, name: &str, flow: Flow<Row>, _: &mut Workshop<'_>) -> Option<Vec<Flow<Row>>> {
         let when = self.when.clone();
-        Some(vec![flow.stage(name, self.common.stage(), move |_| Ok(Keep(when.clone())))])
+        Some(vec![flow.stage(name, self.options.stage(), move |_| Ok(Keep(when.clone())))])
     }
 }

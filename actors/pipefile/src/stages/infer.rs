@@ -18,7 +18,7 @@ use super::StagePart;
 use crate::{
     batching::Batching,
     build::{Opened, Workshop},
-    common::Common,
+    node_options::NodeOptions,
     problem::Findings,
     row::{DataError, Datum, Path, Row, needed},
     table::{At, Pairs, Table},
@@ -40,7 +40,7 @@ struct Infer {
     /// The dims of an example's inputs where the model leaves them open: what is planned with before there are examples.
     dims: Vec<(At<String>, Vec<usize>)>,
     batching: Batching,
-    common: Common,
+    options: NodeOptions,
 }
 
 /// What makes a handler of a model, of each of its versions.
@@ -59,7 +59,7 @@ struct Length {
 }
 
 pub(super) fn read(table: &Table<'_>) -> Option<Box<dyn StagePart>> {
-    let common = Common::for_stage(table);
+    let options = NodeOptions::for_stage(table);
     let batching = Batching::read(table);
     let pairs = |key| table.read::<Pairs<String>>(key).map(|pairs| pairs.value.0);
     Some(Box::new(Infer {
@@ -71,7 +71,7 @@ pub(super) fn read(table: &Table<'_>) -> Option<Box<dyn StagePart>> {
         dims: table.read::<Pairs<Vec<usize>>>("dims").map(|pairs| pairs.value.0).unwrap_or_default(),
         model: table.need("model")?,
         batching,
-        common,
+        options,
     }))
 }
 
@@ -193,7 +193,7 @@ impl Infer {
             };
             columns.iter().map(tensor).collect()
         };
-        let run = self.batching.apply(self.common.infer(RunInference::new(handler).preprocess(prepare)));
+        let run = self.batching.apply(self.options.infer(RunInference::new(handler).preprocess(prepare)));
         let (results, model_id) = (self.results(signature), self.model_id.clone());
         let run = run.measure(|prediction: &Prediction<Row, Vec<Tensor>>| {
             prediction.example.bytes() + prediction.inference.iter().map(|tensor| tensor.bytes_len() as u64).sum::<u64>()

@@ -6,7 +6,7 @@ use serde_json::Value as Json;
 use super::{StagePart, each};
 use crate::{
     build::Workshop,
-    common::Common,
+    node_options::NodeOptions,
     row::{DataError, Datum, Row},
     table::Table,
 };
@@ -14,14 +14,14 @@ use crate::{
 struct Parse {
     field: String,
     into: Option<String>,
-    common: Common,
+    options: NodeOptions,
 }
 
 pub(super) fn read(table: &Table<'_>) -> Option<Box<dyn StagePart>> {
-    let common = Common::for_stage(table);
+    let options = NodeOptions::for_stage(table);
     let field = table.read("field").map_or_else(|| "text".to_owned(), |field| field.value);
     let into = table.read("into").map(|into| into.value);
-    Some(Box::new(Parse { field, into, common }))
+    Some(Box::new(Parse { field, into, options }))
 }
 
 impl StagePart for Parse {
@@ -31,7 +31,7 @@ impl StagePart for Parse {
 
     fn attach(&self, name: &str, flow: Flow<Row>, _: &mut Workshop<'_>) -> Option<Vec<Flow<Row>>> {
         let (field, into) = (self.field.clone(), self.into.clone());
-        each(name, &self.common, flow, move |row| {
+        each(name, &self.options, flow, move |row| {
             let json: Json = match row.field(&field) {
                 None => return Err(DataError::Missing(field.clone())),
                 Some(Datum::Json(Json::String(text))) => serde_json::from_str(text),

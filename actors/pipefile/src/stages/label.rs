@@ -8,7 +8,7 @@ use serde_json::{Value as Json, json};
 use super::{StagePart, each};
 use crate::{
     build::Workshop,
-    common::Common,
+    node_options::NodeOptions,
     row::{DataError, Datum, Row},
     table::{At, Table},
     tensors::floats,
@@ -22,7 +22,7 @@ struct Label {
     top: Option<usize>,
     into: String,
     score: String,
-    common: Common,
+    options: NodeOptions,
 }
 
 /// Where the classes' names come from.
@@ -35,7 +35,7 @@ enum Labels {
 }
 
 pub(super) fn read(table: &Table<'_>) -> Option<Box<dyn StagePart>> {
-    let common = Common::for_stage(table);
+    let options = NodeOptions::for_stage(table);
     let here = table.read::<Vec<String>>("labels");
     let model = table.read::<String>("labels_of");
     let softmax = table.read("softmax").is_some_and(|softmax| softmax.value);
@@ -55,7 +55,7 @@ pub(super) fn read(table: &Table<'_>) -> Option<Box<dyn StagePart>> {
         table.findings.add(&score.span, "`score` and `top` exclude each other: each of the top has its score with it");
     }
     let score = score.map_or_else(|| "score".to_owned(), |score| score.value);
-    Some(Box::new(Label { field: table.need("field")?, labels, softmax, top, into, score, common }))
+    Some(Box::new(Label { field: table.need("field")?, labels, softmax, top, into, score, options }))
 }
 
 impl StagePart for Label {
@@ -72,7 +72,7 @@ impl StagePart for Label {
         };
         let (field, into, score) = (self.field.value.clone(), self.into.clone(), self.score.clone());
         let (softmax, top) = (self.softmax, self.top);
-        each(name, &self.common, flow, move |row| {
+        each(name, &self.options, flow, move |row| {
             let mut scores = match row.take(&field) {
                 None => return Err(DataError::Missing(field.clone())),
                 Some(Datum::Tensor(tensor)) => floats(&tensor),

@@ -14,7 +14,7 @@ mod tensor;
 
 use millstream_runtime::Flow;
 
-use crate::{build::Workshop, common::Common, row::DataError, row::Row, table::Table};
+use crate::{build::Workshop, node_options::NodeOptions, row::DataError, row::Row, table::Table};
 pub(crate) use infer::Inference;
 pub(crate) use key::identity;
 
@@ -51,10 +51,10 @@ pub(crate) const KINDS: &[Kind] = &[
 /// A stage that changes each record by itself.
 fn each(
     name: &str,
-    common: &Common,
+    options: &NodeOptions,
     flow: Flow<Row>,
     change: impl Fn(&mut Row) -> Result<(), DataError> + Clone + Send + Sync + 'static,
 ) -> Option<Vec<Flow<Row>>> {
     let change = move |mut row: Row| change(&mut row).map(|()| row);
-    Some(vec![flow.try_map_with(name, common.stage(), change)])
+    Some(vec![flow.try_map_with(name, options.stage(), change)])
 }

@@ -7,7 +7,7 @@ use millstream_runtime::{Flow, StageError};
 use super::StagePart;
 use crate::{
     build::Workshop,
-    common::Common,
+    node_options::NodeOptions,
     row::{DataError, Datum, Found, Path, Row, needed},
     table::{Size, Table},
     units::show_bytes,
@@ -17,15 +17,15 @@ struct Read {
     field: Path,
     into: String,
     head: Option<u64>,
-    common: Common,
+    options: NodeOptions,
 }
 
 pub(super) fn read(table: &Table<'_>) -> Option<Box<dyn StagePart>> {
-    let common = Common::for_stage(table);
+    let options = NodeOptions::for_stage(table);
     let field = Path::new(table.read("field").map_or_else(|| "path".to_owned(), |field| field.value));
     let into = table.read("into").map_or_else(|| "bytes".to_owned(), |into| into.value);
     let head = table.read::<Size>("head").map(|head| head.value.0);
-    Some(Box::new(Read { field, into, head, common }))
+    Some(Box::new(Read { field, into, head, options }))
 }
 
 impl StagePart for Read {
@@ -46,6 +46,6 @@ impl StagePart for Read {
             row.set(&into, Datum::Bytes(file.bytes.into()));
             Ok::<_, StageError>(row)
         };
-        Some(vec![flow.try_map_with(name, self.common.stage(), change)])
+        Some(vec![flow.try_map_with(name, self.options.stage(), change)])
     }
 }

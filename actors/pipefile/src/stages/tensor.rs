@@ -6,7 +6,7 @@ use millstream_tensor::DType;
 use super::{StagePart, each};
 use crate::{
     build::Workshop,
-    common::Common,
+    node_options::NodeOptions,
     row::{DataError, Datum, Path, Row, needed},
     table::Table,
     tensors::{Fit, to_tensor},
@@ -17,11 +17,11 @@ struct ToTensor {
     into: String,
     dtype: DType,
     fit: Option<Fit>,
-    common: Common,
+    options: NodeOptions,
 }
 
 pub(super) fn read(table: &Table<'_>) -> Option<Box<dyn StagePart>> {
-    let common = Common::for_stage(table);
+    let options = NodeOptions::for_stage(table);
     let names: Vec<_> = DType::ALL.iter().map(|dtype| (dtype.name(), *dtype)).collect();
     let dtype = table.choice("dtype", &names).unwrap_or(DType::F32);
     let into = table.read::<String>("into").map(|into| into.value);
@@ -32,7 +32,7 @@ pub(super) fn read(table: &Table<'_>) -> Option<Box<dyn StagePart>> {
     }
     let fit = length.map(|length| Fit { length: length.value, pad: pad.map_or(0.0, |pad| pad.value) });
     let field = table.need::<String>("field")?.value;
-    Some(Box::new(ToTensor { into: into.unwrap_or_else(|| field.clone()), field: Path::new(field), dtype, fit, common }))
+    Some(Box::new(ToTensor { into: into.unwrap_or_else(|| field.clone()), field: Path::new(field), dtype, fit, options }))
 }
 
 impl StagePart for ToTensor {
@@ -43,7 +43,7 @@ impl StagePart for ToTensor {
 
     fn attach(&self, name: &str, flow: Flow<Row>, _: &mut Workshop<'_>) -> Option<Vec<Flow<Row>>> {
         let (field, into, dtype, fit) = (self.field.clone(), self.into.clone(), self.dtype, self.fit);
-        each(name, &self.common, flow, move |row| {
+        each(name, &self.options, flow, move |row| {
             let datum = needed(row, &field)?.to_datum();
             let tensor = to_tensor(&datum, dtype, fit).map_err(|error| DataError::Tensor { field: field.to_string(), error })?;
             row.set(&into, Datum::Tensor(tensor));

@@ -16,7 +16,7 @@ enum Failing {
 
 /// Options of a stage.
 #[derive(Clone)]
-pub(crate) struct Common {
+pub(crate) struct NodeOptions {
     pub(crate) replicas: usize,
     failing: Failing,
     /// Records go into dead letters as JSON.
@@ -24,19 +24,19 @@ pub(crate) struct Common {
     expansion: Option<f64>,
 }
 
-impl Common {
+impl NodeOptions {
     /// For a stage.
     pub(crate) fn for_stage(table: &Table<'_>) -> Self {
-        let mut common = Common::for_sink(table);
-        common.expansion = table.read_if::<f64>("expansion", |factor| *factor >= 0.0, "at least 0").map(|factor| factor.value);
-        common
+        let mut options = NodeOptions::for_sink(table);
+        options.expansion = table.read_if::<f64>("expansion", |factor| *factor >= 0.0, "at least 0").map(|factor| factor.value);
+        options
     }
 
     /// For a sink, from which nothing goes on.
     pub(crate) fn for_sink(table: &Table<'_>) -> Self {
         let replicas = table.count("replicas").unwrap_or(1);
         let letter_payload = table.read("letter_payload").is_some_and(|keep| keep.value);
-        Common { replicas, failing: failing(table), letter_payload, expansion: None }
+        NodeOptions { replicas, failing: failing(table), letter_payload, expansion: None }
     }
 
     /// As the options of a stage from records to records.
