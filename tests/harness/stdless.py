@@ -28,14 +28,15 @@ def sysroot():
 
 
 def check():
-    """Builds the kernel crates, then builds and runs the bare-metal program, all against the sysroot without std."""
+    """Checks the kernel crates, then builds and runs the bare-metal program, all against the sysroot without std."""
     flags = f"--sysroot={sysroot()}"
     # With a target named, these flags do not reach build scripts and procedural macros, which run on the host.
     env = environment(CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUSTFLAGS=flags, CARGO_TARGET_DIR=str(target("stdless").resolve()))
     packages = [option for crate in KERNEL for option in ("-p", f"millstream-{crate}")]
-    run("cargo", "build", "--locked", "--target", TRIPLE, *packages, env=env)
+    # Code is made for the program below, of the same crates.
+    run("cargo", "check", "--locked", "--target", TRIPLE, *packages, env=env)
     # The facade without its std feature is the same kernel under one name.
-    run("cargo", "build", "--locked", "--target", TRIPLE, "-p", "millstream", "--no-default-features", "--features", "onnx,safetensors", env=env)
+    run("cargo", "check", "--locked", "--target", TRIPLE, "-p", "millstream", "--no-default-features", "--features", "onnx,safetensors", env=env)
 
     run("cargo", "build", "--locked", "--release", "--target", TRIPLE, env=env, cwd=PROGRAM)
     binary = target(f"stdless/{TRIPLE}/release/bare-metal").resolve()
