@@ -188,6 +188,15 @@ impl fmt::Display for Cause {
     }
 }
 
+/// Why a running pipeline was not told to do something.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ControlError {
+    /// It has no stage of this name.
+    #[error("the pipeline has no stage `{0}`")]
+    NoSuchStage(String),
+}
+
 /// Why a pipeline could not be built or did not end well.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]

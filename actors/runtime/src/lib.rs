@@ -10,7 +10,8 @@
 //! 3. What records and their copies hold on their way stays within [`Pipeline::memory_budget`], as far as stages declare
 //!    how records grow.
 //! 4. User code that panics costs one record: its instance is replaced, its neighbours go on, and the record becomes a
-//!    [`DeadLetter`]. User code that panics again and again fails the pipeline, once, with the cause.
+//!    [`DeadLetter`]. User code that panics again and again fails the pipeline, once, with the cause, or puts its stage into
+//!    quarantine ([`Exceeded`]). What else begins afresh, [`Strategy`] says; nothing is lost or reordered by that.
 //! 5. A drain finishes everything that was let in; a shutdown ends by its deadline and says what is left.
 //! 6. A pipeline that waits uses no CPU: nothing polls.
 //! 7. A source that can begin again ([`Source::committer`]) is told that a record is done only when its outcome is durable.
@@ -63,7 +64,7 @@ pub use batch::{BatchOptions, ReleaseReason, Sizing};
 pub use checkpoint::{Checkpoint, CheckpointOptions, CheckpointStore, State};
 pub use dead_letter::{DeadLetter, DeadLetterSink};
 pub use envelope::{CancelToken, Header, Key, Position, TraceContext};
-pub use error::{BoxError, Cause, ErrorKind, Fault, PipelineError, StageError};
+pub use error::{BoxError, Cause, ControlError, ErrorKind, Fault, PipelineError, StageError};
 #[doc(hidden)]
 pub use fail::fail_here;
 pub use infer::{EngineModel, FnHandler, IntoHandler, Limited, ModelHandler, ModelId, Prediction, Ragged, RunInference, Within, handler, handler_with, within};
@@ -78,5 +79,5 @@ pub use signal::Signal;
 pub use sink::{Collect, Collected, ForEach, Sink, SinkFactory, collect, for_each};
 pub use source::{ChannelSource, Committer, IterSource, MapSource, Progress, Pulled, Push, PushError, Record, Source, channel, from_iter, map_source};
 pub use stage::{Context, Emit, OnError, Out, SinkOptions, StageOptions, Start, Transform};
-pub use supervise::{Mode, StageState, Supervision};
+pub use supervise::{Exceeded, Mode, StageState, Strategy, Supervision};
 pub use time::{Aggregate, Clock, Fold, ManualClock, Stored, Watermarks, Windowed, Windows, fold, stored};

@@ -167,6 +167,11 @@ impl<T> Door<T> {
     pub(crate) fn is_empty(&self) -> bool {
         self.waiting.is_empty()
     }
+
+    /// All who wait, in their order.
+    pub(crate) fn into_waiting(self) -> impl Iterator<Item = Envelope<T>> {
+        self.waiting.into_values()
+    }
 }
 
 #[cfg(test)]

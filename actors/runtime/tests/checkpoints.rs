@@ -188,7 +188,20 @@ fn run_in_pieces(seed: u64, most: u32, build: impl Fn() -> Pipeline) -> u32 {
         let (remote, was_cut, ends) = (store.remote.clone(), store.was_cut.clone(), Ends::new());
         let handle = build().observe(ends.clone()).checkpoint(CheckpointOptions::new(store).every(ms(1))).spawn().unwrap();
         assert!(remote.set(handle.remote()).is_ok());
-        let report = match handle.join() {
+        // Fresh instances now and then, which go on from what the ones before them knew.
+        let (meddler, over) = (handle.remote(), Arc::new(AtomicBool::new(false)));
+        let (seen, pause) = (over.clone(), Duration::from_micros(200 + dice.roll(3_000)));
+        let meddler = thread::spawn(move || {
+            for stage in ["total", "window", "sink", "share"].iter().cycle().take_while(|_| !seen.load(Ordering::SeqCst)) {
+                // (Not every pipeline has them all.)
+                let _ = meddler.restart(stage);
+                thread::sleep(pause);
+            }
+        });
+        let joined = handle.join();
+        over.store(true, Ordering::SeqCst);
+        meddler.join().unwrap();
+        let report = match joined {
             Ok(report) => report,
             Err(PipelineError::Failed { cause: Cause::CheckpointFailed { .. }, report }) if was_cut.load(Ordering::SeqCst) => *report,
             Err(error) => panic!("seed {seed}: {error}"),

@@ -14,7 +14,8 @@ use crate::{
     batch::{BatchLimit, BatchOptions, Pace, Pending},
     envelope::Envelope,
     metrics::StageMetrics,
-    stage::{Entrance, Exit, Stage, StageShared, Start, spawn_worker},
+    stage::{Entrance, Exit, Orders, Stage, StageShared, Start, spawn_worker},
+    supervise::AnyEdge,
 };
 
 /// A stage that runs a model.
@@ -90,6 +91,10 @@ impl<T, H: ModelHandler> InferStage<T, H> {
 impl<T: Send + 'static, H: ModelHandler> Stage for InferStage<T, H> {
     fn metrics(&self) -> &Arc<StageMetrics> {
         &self.0.shared.metrics
+    }
+
+    fn orders(&self) -> Option<(&Orders, &dyn AnyEdge)> {
+        Some((&self.0.shared.orders, &*self.0.inlet))
     }
 
     fn start(&self, start: Start, done: Box<dyn FnOnce(Exit) + Send>) -> io::Result<JoinHandle<()>> {

@@ -34,7 +34,7 @@ use crate::{
     error::{Cause, ErrorKind, Fault, StageError},
     metrics::add,
     panics::guard,
-    stage::{Exit, OnError, Outlet, Start},
+    stage::{Condemned, Exit, OnError, Outlet, Start},
     supervise::StageState,
     ticket::Tally,
 };
@@ -47,6 +47,7 @@ enum Break {
     Crashed(Fault),
     Aborted,
     Failed(Cause),
+    Recalled,
 }
 
 type Items<T, H> = Vec<Item<T, <H as ModelHandler>::Input>>;
@@ -75,6 +76,9 @@ pub(super) struct Worker<'a, T, H: ModelHandler> {
 
 impl<'a, T: Send + 'static, H: ModelHandler> Worker<'a, T, H> {
     pub(super) fn run(parts: &'a Parts<T, H>, start: Start) -> Exit {
+        if let Some(fault) = parts.shared.orders.condemned() {
+            return Self::condemned(parts, start, fault);
+        }
         let mut worker = {
             let mut slot = parts.slot(start.replica);
             let mut batcher = Batcher::new(parts.batch.clone());
@@ -108,7 +112,7 @@ impl<'a, T: Send + 'static, H: ModelHandler> Worker<'a, T, H> {
                 Ok(()) => Exit::Finished,
                 Err(_) => Exit::Aborted,
             },
-            Err(Break::Crashed(fault)) => {
+            Err(stop @ (Break::Crashed(_) | Break::Recalled)) => {
                 let _ = worker.outlet.flush();
                 let mut slot = parts.slot(start.replica);
                 slot.waiting = worker.batcher.take_all();
@@ -119,11 +123,24 @@ impl<'a, T: Send + 'static, H: ModelHandler> Worker<'a, T, H> {
                 slot.ended = worker.ended;
                 slot.watermark = worker.watermark;
                 slot.barrier = worker.barrier;
-                Exit::Crashed(fault)
+                if let Break::Crashed(fault) = stop { Exit::Crashed(fault) } else { Exit::Recalled }
             }
             Err(Break::Aborted) => Exit::Aborted,
             Err(Break::Failed(cause)) => Exit::Failed(cause),
         }
+    }
+
+    /// Works on in quarantine.
+    fn condemned(parts: &Parts<T, H>, start: Start, fault: &Fault) -> Exit {
+        let (left, ended) = {
+            let mut slot = parts.slot(start.replica);
+            slot.held = None;
+            let in_groups: Vec<_> = std::mem::take(&mut slot.groups).into_iter().rev().flat_map(|group| group.items).collect();
+            let waiting = std::mem::take(&mut slot.waiting).into_iter().map(|pending| pending.item);
+            (in_groups.into_iter().chain(waiting).map(|item| item.envelope).collect(), slot.ended)
+        };
+        let encode = parts.run.letter.as_deref();
+        Condemned { shared: &parts.shared, inlet: &parts.inlet, outlet: Some(&parts.outlet), fault, encode }.run(start.replica, left, ended)
     }
 
     fn load(&mut self) -> Result<(), Break> {
@@ -160,6 +177,9 @@ impl<'a, T: Send + 'static, H: ModelHandler> Worker<'a, T, H> {
             }
             self.pass_time_on()?;
             self.pass_barrier_on()?;
+            if self.parts.shared.orders.is_recalled(self.start.replica) {
+                return Err(Break::Recalled);
+            }
             while !self.ended && self.barrier.is_none() && self.batcher.len() < self.batcher.fill_to(self.most()) {
                 match receiver.try_recv() {
                     Some(received) => self.take_in(received)?,

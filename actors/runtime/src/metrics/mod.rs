@@ -35,6 +35,7 @@ pub(crate) struct StageMetrics {
     pub(crate) panics: AtomicU64,
     pub(crate) hangs: AtomicU64,
     pub(crate) restarts: AtomicU64,
+    pub(crate) recalls: AtomicU64,
     pub(crate) dead_letters: AtomicU64,
     pub(crate) shed: AtomicU64,
     pub(crate) busy_nanos: AtomicU64,
@@ -67,6 +68,7 @@ impl StageMetrics {
             panics: AtomicU64::new(0),
             hangs: AtomicU64::new(0),
             restarts: AtomicU64::new(0),
+            recalls: AtomicU64::new(0),
             dead_letters: AtomicU64::new(0),
             shed: AtomicU64::new(0),
             busy_nanos: AtomicU64::new(0),
@@ -82,7 +84,11 @@ impl StageMetrics {
         }
     }
 
+    /// A stage that is in quarantine stays there.
     pub(crate) fn set_state(&self, state: StageState) {
+        if self.state() == StageState::Quarantined {
+            return;
+        }
         self.state.store(state as u8, Ordering::Relaxed);
     }
 

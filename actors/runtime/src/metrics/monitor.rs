@@ -19,6 +19,11 @@ impl Monitor {
         Monitor { plumbing, stages: stages.into(), into: into.into() }
     }
 
+    /// The number of a stage.
+    pub(crate) fn index_of(&self, stage: &str) -> Option<usize> {
+        self.stages.iter().position(|metrics| *metrics.name == *stage)
+    }
+
     /// All counters as they are now.
     pub fn snapshot(&self) -> Snapshot {
         let accounts = &self.plumbing.accounts;

@@ -90,6 +90,7 @@ impl Snapshot {
         page.family("millstream_restarts_total", "counter", "Workers that were started again.");
         for stage in &self.stages {
             page.sample("", &[("stage", &stage.name), ("cause", &"crash")], stage.restarts);
+            page.sample("", &[("stage", &stage.name), ("cause", &"recall")], stage.recalls);
         }
         page.family("millstream_replicas", "gauge", "Threads of a stage.");
         for stage in &self.stages {

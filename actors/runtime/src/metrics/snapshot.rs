@@ -65,8 +65,10 @@ pub struct StageSnapshot {
     pub panics: u64,
     /// Runs that passed their time limit: so many threads were left behind, some of which may have come back.
     pub hangs: u64,
-    /// Workers that were started again.
+    /// Workers that were started again after a crash.
     pub restarts: u64,
+    /// Workers that were replaced by fresh ones without having crashed.
+    pub recalls: u64,
     /// Records that went to the dead letters.
     pub dead_letters: u64,
     /// Shadow copies that were thrown away because there was no room for them.
@@ -107,6 +109,7 @@ impl StageSnapshot {
             panics: read(&metrics.panics),
             hangs: read(&metrics.hangs),
             restarts: read(&metrics.restarts),
+            recalls: read(&metrics.recalls),
             dead_letters: read(&metrics.dead_letters),
             shed: read(&metrics.shed),
             busy: Duration::from_nanos(read(&metrics.busy_nanos)),

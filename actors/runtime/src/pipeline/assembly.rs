@@ -1,7 +1,7 @@
 //! Turns a description into edges, stages and a control plane.
 
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicUsize},
@@ -27,8 +27,8 @@ use crate::{
     sequence::{Door, Sequence},
     signal::{Signal, Switch},
     source::Committer,
-    stage::{Admission, OnError, StageOptions, StageShared},
-    supervise::{AnyEdge, Host, Mode, Plumbing},
+    stage::{Admission, OnError, Orders, StageOptions, StageShared},
+    supervise::{AnyEdge, Exceeded, Groups, Host, Mode, Plumbing},
     ticket::Accounts,
     time::Clock,
 };
@@ -146,6 +146,7 @@ impl Assembly {
             clock: self.clock.clone(),
             checkpoints: self.checkpoints.clone(),
             stop: self.stop.clone(),
+            orders: Orders::new(info.replicas),
         })
     }
 
@@ -262,10 +263,34 @@ pub(super) fn problems(wiring: &Wiring, infos: &[StageInfo], options: &Options) 
     if options.checkpoints.is_some() && matches!(options.order, Order::Total { .. }) {
         problems.push("total order holds records before sinks, checkpoints do not hold that".to_owned());
     }
+    grouping(wiring, infos, options, &mut problems);
     if options.memory_budget == Some(0) {
         problems.push("the memory budget is 0".to_owned());
     }
     problems
+}
+
+/// What is wrong with the groups of stages.
+fn grouping(wiring: &Wiring, infos: &[StageInfo], options: &Options, problems: &mut Vec<String>) {
+    let mut group_of: HashMap<&str, &str> = HashMap::new();
+    for (group, stages, _) in &options.groups {
+        for stage in stages {
+            match infos.iter().position(|info| *info.name == **stage) {
+                None => problems.push(format!("group `{group}` has a stage `{stage}`, the pipeline has none")),
+                Some(index) if wiring.before[index].is_empty() => {
+                    problems.push(format!("group `{group}` has the source `{stage}`, which cannot be restarted"));
+                }
+                Some(_) => {}
+            }
+            if let Some(other) = group_of.insert(stage, group) {
+                problems.push(format!("stage `{stage}` is in the groups `{other}` and `{group}`"));
+            }
+        }
+    }
+    let quarantines = options.groups.iter().map(|(_, _, rules)| rules).chain([&options.supervision]).any(|rules| rules.exceeded == Exceeded::Quarantine);
+    if options.checkpoints.is_some() && quarantines {
+        problems.push("stages may go into quarantine, checkpoints do not hold what is in the dead letters".to_owned());
+    }
 }
 
 /// The stages' descriptions. Sources and sinks that were not given a name of their own are numbered where it is taken.
@@ -309,6 +334,7 @@ pub(super) fn start(pipeline: Pipeline) -> Result<Handle, PipelineError> {
         Order::Total { window } => Some(Sequence::new(window)),
         Order::None | Order::PerKey => None,
     };
+    let groups = groups(&infos, &wiring, &options);
     let accounts = Accounts::new(entry, shadow, sequence.clone(), options.observer);
     let sources = infos.iter().zip(&wiring.before).filter(|(_, before)| before.is_empty()).map(|(info, _)| info.name.clone());
     let dead = Arc::new(DeadLetters::new(sources.collect(), options.dead_letters));
@@ -366,7 +392,7 @@ pub(super) fn start(pipeline: Pipeline) -> Result<Handle, PipelineError> {
 
     let started = Instant::now();
     let plumbing = Arc::new(Plumbing { edges, stop, abort, accounts: accounts.clone(), checkpoints, threads: AtomicUsize::new(0) });
-    let host = Host::start(stages, plumbing.clone(), options.supervision)?;
+    let host = Host::start(stages, plumbing.clone(), groups)?;
     if let (Some(checkpoints), Some((store, every))) = (&plumbing.checkpoints, store)
         && let Err(error) = checkpoints.start(store, every)
     {
@@ -374,6 +400,12 @@ pub(super) fn start(pipeline: Pipeline) -> Result<Handle, PipelineError> {
         return Err(error.into());
     }
     Ok(Handle::new(host, plumbing, metrics, into, dead, started, options.on_drop))
+}
+
+fn groups(infos: &[StageInfo], wiring: &Wiring, options: &Options) -> Groups {
+    let numbers = |stages: &[String]| infos.iter().enumerate().filter(|(_, info)| stages.iter().any(|stage| **stage == *info.name)).map(|(at, _)| at).collect();
+    let named: Vec<_> = options.groups.iter().map(|(_, stages, rules)| (numbers(stages), *rules)).collect();
+    Groups::new(options.supervision, &named, &wiring.behind)
 }
 
 /// What the parts of a pipeline may hold.

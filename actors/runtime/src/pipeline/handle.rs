@@ -10,7 +10,7 @@ use millstream_edge::Cost;
 use super::OnDrop;
 use crate::{
     dead_letter::DeadLetters,
-    error::PipelineError,
+    error::{ControlError, PipelineError},
     metrics::{Monitor, Report, Residue, Snapshot, StageMetrics},
     supervise::{Host, Mode, Plumbing, Stopper},
 };
@@ -25,11 +25,22 @@ pub struct Handle {
     on_drop: OnDrop,
 }
 
-/// Ends a pipeline from elsewhere: a signal handler, another thread. Outlives the pipeline harmlessly.
+/// Ends or changes a pipeline from elsewhere: a signal handler, another thread. Outlives the pipeline harmlessly.
 #[derive(Clone)]
-pub struct Remote(Stopper);
+pub struct Remote(Stopper, Monitor);
 
 impl Remote {
+    /// Has a stage begin afresh: its workers end when they have nothing in hand, and others go on where they stopped, with
+    /// instances from the factory. Nothing is lost or reordered. It does not count as a crash.
+    ///
+    /// # Errors
+    /// If there is no such stage.
+    pub fn restart(&self, stage: &str) -> Result<(), ControlError> {
+        let index = self.1.index_of(stage).ok_or_else(|| ControlError::NoSuchStage(stage.to_owned()))?;
+        self.0.renew(index);
+        Ok(())
+    }
+
     /// Stops the sources; what was let in is finished.
     pub fn drain(&self) {
         self.0.stop(Mode::Drain, None);
@@ -61,9 +72,17 @@ impl Handle {
         Handle { host, plumbing, monitor, dead, started, on_drop }
     }
 
-    /// Something to end the pipeline with from elsewhere.
+    /// Something to end or change the pipeline with from elsewhere.
     pub fn remote(&self) -> Remote {
-        Remote(self.host.stopper())
+        Remote(self.host.stopper(), self.monitor.clone())
+    }
+
+    /// Has a stage begin afresh; see [`Remote::restart`].
+    ///
+    /// # Errors
+    /// As [`Remote::restart`].
+    pub fn restart(&self, stage: &str) -> Result<(), ControlError> {
+        self.remote().restart(stage)
     }
 
     /// All counters as they are now.

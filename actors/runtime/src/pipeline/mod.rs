@@ -73,6 +73,8 @@ pub(crate) struct Options {
     pub(crate) edge_records: Option<u32>,
     pub(crate) order: Order,
     pub(crate) supervision: Supervision,
+    /// Stages that stand and fall together: a name, theirs, and how crashes are answered.
+    pub(crate) groups: Vec<(String, Vec<String>, Supervision)>,
     pub(crate) dead_letters: Option<Box<dyn DeadLetterSink>>,
     pub(crate) observer: Option<Arc<dyn Observer>>,
     pub(crate) on_drop: OnDrop,
@@ -88,6 +90,7 @@ impl Default for Options {
             edge_records: None,
             order: Order::PerKey,
             supervision: Supervision::default(),
+            groups: Vec::new(),
             dead_letters: None,
             observer: None,
             on_drop: OnDrop::Abort,
@@ -179,10 +182,32 @@ impl Pipeline {
         self.order(Order::None)
     }
 
-    /// How crashes are answered.
+    /// How crashes are answered in stages that belong to no [group](Pipeline::group).
     #[must_use]
     pub fn supervision(mut self, supervision: Supervision) -> Self {
         self.options.supervision = supervision;
+        self
+    }
+
+    /// Stages that stand and fall together: restarts are counted for all of them, and [`Supervision::strategy`] says who
+    /// begins afresh when one crashes. Sources are no part of it: they cannot be made again.
+    ///
+    /// ```
+    /// use millstream_runtime::{Exceeded, Pipeline, Supervision, for_each, from_iter};
+    ///
+    /// let mut supervision = Supervision::default();
+    /// (supervision.restarts, supervision.exceeded) = (0, Exceeded::Quarantine);
+    /// let report = Pipeline::from(from_iter(0..10u32))
+    ///     .map("fragile", |x| 10 / x)
+    ///     .sink(for_each(|_| {}))
+    ///     .group("what may fail", ["fragile"], supervision)
+    ///     .run()?;
+    /// assert_eq!((report.counts.ok, report.counts.dead_lettered), (0, 10));
+    /// # Ok::<(), millstream_runtime::PipelineError>(())
+    /// ```
+    #[must_use]
+    pub fn group<'s>(mut self, name: &str, stages: impl IntoIterator<Item = &'s str>, supervision: Supervision) -> Self {
+        self.options.groups.push((name.to_owned(), stages.into_iter().map(str::to_owned).collect(), supervision));
         self
     }
 

@@ -18,7 +18,7 @@ use std::{
 
 use millstream_edge::{Control, Edge, Received};
 
-use super::{Entrance, Exit, Outlet, Stage, StageShared, Start, outlet::EdgeClosed, spawn_worker};
+use super::{Condemned, Entrance, Exit, Orders, Outlet, Stage, StageShared, Start, outlet::EdgeClosed, spawn_worker};
 use crate::{
     envelope::{Envelope, Header, given_up},
     error::{Cause, ErrorKind, Fault, StageError},
@@ -26,7 +26,7 @@ use crate::{
     outcome::Outcome,
     panics::guard,
     stage::OnError,
-    supervise::StageState,
+    supervise::{AnyEdge, StageState},
     ticket::{Tally, Ticket},
     time::alarm,
 };
@@ -134,6 +134,10 @@ impl<M: Send + 'static, U: Send + 'static, R: Rule<M, U>> Stage for GatherStage<
         &self.0.shared.metrics
     }
 
+    fn orders(&self) -> Option<(&Orders, &dyn AnyEdge)> {
+        Some((&self.0.shared.orders, &*self.0.inlet))
+    }
+
     fn start(&self, start: Start, done: Box<dyn FnOnce(Exit) + Send>) -> io::Result<JoinHandle<()>> {
         let parts = self.0.clone();
         spawn_worker(&parts.shared.name(), start, move || parts.run(), done)
@@ -145,6 +149,7 @@ enum Break {
     Crashed(Fault),
     Aborted,
     Failed(Cause),
+    Recalled,
 }
 
 impl From<EdgeClosed> for Break {
@@ -155,9 +160,16 @@ impl From<EdgeClosed> for Break {
 
 impl<M: Send, U: Send, R: Rule<M, U>> Parts<M, U, R> {
     fn run(&self) -> Exit {
-        self.shared.metrics.set_state(StageState::Running);
         // Only one worker lives at a time; holding the slot means that a panic leaves everything in it.
         let mut slot = self.slot.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(fault) = self.shared.orders.condemned() {
+            let waiting = slot.groups.drain().flat_map(|(_, group)| group.waiting).map(|(_, envelope)| envelope);
+            let mut left: Vec<_> = waiting.collect();
+            left.extend(slot.pending.drain(..));
+            let condemned = Condemned { shared: &self.shared, inlet: &self.inlet, outlet: Some(&self.outlet), fault, encode: None };
+            return condemned.run(0, left, slot.ended);
+        }
+        self.shared.metrics.set_state(StageState::Running);
         let outlet = Outlet::new(Some(&self.outlet), &self.shared.metrics, 0);
         let mut worker = Worker { parts: self, outlet, tally: Tally::default() };
         let result = worker.stream(&mut slot);
@@ -169,6 +181,7 @@ impl<M: Send, U: Send, R: Rule<M, U>> Parts<M, U, R> {
                 Exit::Crashed(fault)
             }
             Err(Break::Aborted) => Exit::Aborted,
+            Err(Break::Recalled) => Exit::Recalled,
             Err(Break::Failed(cause)) => Exit::Failed(cause),
         }
     }
@@ -197,6 +210,9 @@ impl<M: Send, U: Send, R: Rule<M, U>> Worker<'_, M, U, R> {
             self.parts.shared.metrics.worked(start.elapsed().saturating_sub(waited));
             if slot.ended && slot.groups.is_empty() {
                 return Ok(());
+            }
+            if self.parts.shared.orders.is_recalled(0) {
+                return Err(Break::Recalled);
             }
             match receiver.recv(alarm(&*self.parts.shared.clock, slot.due.first().map(|(due, _)| *due))) {
                 Received::Chunk(chunk) => {

@@ -4,8 +4,10 @@
 //! worker, so a worker that panics takes nothing with it but the record that it panicked on.
 
 mod branch;
+mod condemned;
 mod gather;
 mod options;
+mod orders;
 mod outlet;
 mod source_worker;
 mod transform;
@@ -16,8 +18,10 @@ use std::{io, sync::Arc, thread::JoinHandle};
 
 pub use branch::Out;
 pub(crate) use branch::{CopyFn, CopyKind, RouteFn, Scatter, Siding, SortFn, Switch};
+pub(crate) use condemned::Condemned;
 pub(crate) use gather::{GatherStage, Group, GroupBy, Lonely, Picked, Rule};
 pub use options::{OnError, SinkOptions, StageOptions};
+pub(crate) use orders::Orders;
 pub(crate) use outlet::{EdgeEntrance, Entrance, Outlet, Outward};
 pub(crate) use source_worker::{Admission, SourceStage};
 pub use transform::{Emit, Transform};
@@ -34,6 +38,7 @@ use crate::{
     metrics::{StageMetrics, add},
     outcome::Outcome,
     signal::Signal,
+    supervise::AnyEdge,
     ticket::{Accounts, Tally, Ticket},
     time::Clock,
 };
@@ -74,6 +79,8 @@ pub(crate) struct StageShared {
     pub(crate) checkpoints: Option<Arc<Checkpoints>>,
     /// Set when the pipeline drains.
     pub(crate) stop: Signal,
+    /// What the controller wants of the workers.
+    pub(crate) orders: Orders,
 }
 
 impl StageShared {
@@ -115,6 +122,8 @@ pub(crate) enum Exit {
     Aborted,
     /// User code panicked, or could not be started: a fresh instance may go on.
     Crashed(Fault),
+    /// It was asked to end, and left nothing half-done: a fresh instance goes on.
+    Recalled,
     /// Nothing can go on.
     Failed(Cause),
 }
@@ -122,6 +131,12 @@ pub(crate) enum Exit {
 /// A stage without its types, as its controller sees it.
 pub(crate) trait Stage: Send {
     fn metrics(&self) -> &Arc<StageMetrics>;
+
+    /// What its workers look for at the end of what they have in hand, and the edge that wakes them for it. None where
+    /// they cannot be replaced.
+    fn orders(&self) -> Option<(&Orders, &dyn AnyEdge)> {
+        None
+    }
 
     /// Starts a worker; `done` is called at the end of its thread.
     fn start(&self, start: Start, done: Box<dyn FnOnce(Exit) + Send>) -> io::Result<JoinHandle<()>>;

@@ -1,21 +1,20 @@
-//! A stage's controller: starts its workers, joins them, restarts them.
+//! A stage's controller: starts its workers, joins them, restarts them as the root says.
 
 use std::{
     sync::{Arc, atomic::Ordering},
     thread::JoinHandle,
-    time::Instant,
+    time::Duration,
 };
 
 use actix::{Actor, AsyncContext, Context, Handler, Message};
 
 use super::{
-    Plumbing, StageState, Supervision,
-    intensity::Intensity,
+    Plumbing, StageState,
     mailbox::Mailbox,
-    root::{Failed, Root, StageEnded},
+    root::{Crashed, Failed, Root, StageEnded},
 };
 use crate::{
-    error::Cause,
+    error::{Cause, Fault},
     metrics::{StageMetrics, add},
     stage::{Exit, Stage, Start},
 };
@@ -26,7 +25,6 @@ pub(super) struct Controller {
     metrics: Arc<StageMetrics>,
     root: Mailbox<Root>,
     plumbing: Arc<Plumbing>,
-    intensity: Intensity,
     workers: Vec<Worker>,
     /// The pipeline is being aborted: nothing is started any more.
     halted: bool,
@@ -45,6 +43,25 @@ struct WorkerEnded {
     exit: Exit,
 }
 
+/// What is to become of a worker that crashed.
+pub(super) struct Answer {
+    pub(super) replica: usize,
+    pub(super) fault: Fault,
+    pub(super) what: What,
+}
+
+pub(super) enum What {
+    /// A fresh instance, after a pause.
+    Restart(Duration),
+    /// No more user code in this stage.
+    Quarantine,
+    /// The pipeline fails, after so many restarts.
+    Escalate(u32),
+}
+
+/// All workers are to be replaced by fresh ones, each when it has nothing in hand.
+pub(super) struct Recall;
+
 /// The pipeline is being aborted.
 pub(super) struct Halt;
 
@@ -52,6 +69,14 @@ pub(super) struct Halt;
 pub(super) struct Draining;
 
 impl Message for WorkerEnded {
+    type Result = ();
+}
+
+impl Message for Answer {
+    type Result = ();
+}
+
+impl Message for Recall {
     type Result = ();
 }
 
@@ -64,17 +89,19 @@ impl Message for Draining {
 }
 
 impl Controller {
-    pub(super) fn new(index: usize, stage: Box<dyn Stage>, root: Mailbox<Root>, plumbing: Arc<Plumbing>, supervision: Supervision) -> Self {
+    pub(super) fn new(index: usize, stage: Box<dyn Stage>, root: Mailbox<Root>, plumbing: Arc<Plumbing>) -> Self {
         let metrics = stage.metrics().clone();
         let workers = (0..metrics.replicas).map(|_| Worker::default()).collect();
-        let intensity = Intensity::new(supervision);
-        Controller { index, stage: Some(stage), metrics, root, plumbing, intensity, workers, halted: false }
+        Controller { index, stage: Some(stage), metrics, root, plumbing, workers, halted: false }
     }
 
     fn start_worker(&mut self, replica: usize, context: &mut Context<Self>) {
         let Some(stage) = &self.stage else { return };
         let start = Start { replica, incarnation: self.workers[replica].incarnation };
         self.workers[replica].incarnation += 1;
+        if let Some((orders, _)) = stage.orders() {
+            orders.begin(replica);
+        }
         let myself = Mailbox::new(context.address());
         let plumbing = self.plumbing.clone();
         plumbing.threads.fetch_add(1, Ordering::AcqRel);
@@ -93,29 +120,15 @@ impl Controller {
         }
     }
 
-    fn crashed(&mut self, replica: usize, fault: crate::error::Fault, context: &mut Context<Self>) {
-        if self.halted {
-            return self.end(replica);
-        }
-        match self.intensity.crash(Instant::now()) {
-            Some(pause) => {
-                tracing::warn!(stage = %self.metrics.name, replica, %fault, ?pause, "worker crashed, restarting");
-                self.metrics.set_state(StageState::Backoff);
-                add(&self.metrics.restarts, 1);
-                context.run_later(pause, move |controller, context| {
-                    if !controller.workers[replica].ended {
-                        controller.metrics.set_state(StageState::Starting);
-                        controller.start_worker(replica, context);
-                    }
-                });
-            }
-            None => {
-                let restarts = self.metrics.restarts.load(Ordering::Relaxed) as u32;
-                let cause = Cause::RestartsExceeded { stage: self.metrics.name.clone(), restarts, fault };
-                self.fail(cause, StageState::Quarantined);
-                self.end(replica);
+    /// Asks all workers but those that are to begin anyway to end when they have nothing in hand.
+    fn recall(&mut self) {
+        let Some((orders, inlet)) = self.stage.as_ref().and_then(|stage| stage.orders()) else { return };
+        for (replica, worker) in self.workers.iter().enumerate() {
+            if worker.thread.is_some() {
+                orders.recall(replica);
             }
         }
+        inlet.wake();
     }
 
     fn fail(&mut self, cause: Cause, state: StageState) {
@@ -161,12 +174,63 @@ impl Handler<WorkerEnded> for Controller {
         }
         match exit {
             Exit::Finished | Exit::Aborted => self.end(replica),
-            Exit::Crashed(fault) => self.crashed(replica, fault, context),
+            Exit::Crashed(_) | Exit::Recalled if self.halted => self.end(replica),
+            Exit::Crashed(fault) => self.root.tell(Crashed { index: self.index, replica, fault }),
+            Exit::Recalled => {
+                add(&self.metrics.recalls, 1);
+                self.start_worker(replica, context);
+            }
             Exit::Failed(cause) => {
                 self.fail(cause, StageState::Failed);
                 self.end(replica);
             }
         }
+    }
+}
+
+impl Handler<Answer> for Controller {
+    type Result = ();
+
+    fn handle(&mut self, answer: Answer, context: &mut Self::Context) {
+        let Answer { replica, fault, what } = answer;
+        if self.workers[replica].ended {
+            return;
+        }
+        match what {
+            What::Restart(pause) => {
+                tracing::warn!(stage = %self.metrics.name, replica, %fault, ?pause, "worker crashed, restarting");
+                self.metrics.set_state(StageState::Backoff);
+                add(&self.metrics.restarts, 1);
+                context.run_later(pause, move |controller, context| {
+                    if !controller.workers[replica].ended {
+                        controller.metrics.set_state(StageState::Starting);
+                        controller.start_worker(replica, context);
+                    }
+                });
+            }
+            What::Quarantine => {
+                tracing::error!(stage = %self.metrics.name, replica, %fault, "crashed too often: the stage goes into quarantine");
+                self.metrics.set_state(StageState::Quarantined);
+                if let Some((orders, _)) = self.stage.as_ref().and_then(|stage| stage.orders()) {
+                    orders.condemn(fault);
+                }
+                self.recall();
+                self.start_worker(replica, context);
+            }
+            What::Escalate(restarts) => {
+                let cause = Cause::RestartsExceeded { stage: self.metrics.name.clone(), restarts, fault };
+                self.fail(cause, StageState::Quarantined);
+                self.end(replica);
+            }
+        }
+    }
+}
+
+impl Handler<Recall> for Controller {
+    type Result = ();
+
+    fn handle(&mut self, _: Recall, _: &mut Self::Context) {
+        self.recall();
     }
 }
 

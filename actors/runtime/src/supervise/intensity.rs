@@ -1,4 +1,4 @@
-//! How often a stage may be restarted, and how long it waits before.
+//! How often stages may be restarted, and how long they wait before.
 
 use std::{
     collections::VecDeque,
@@ -6,14 +6,43 @@ use std::{
     time::{Duration, Instant},
 };
 
+/// Which stages of a group begin afresh when one of them has crashed. Those that did not crash end at the end of the chunk
+/// or batch that they have in hand; what waits for them waits for their fresh instances. Nothing is lost or reordered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Strategy {
+    /// The worker that crashed. The default: right where instances know nothing of each other.
+    OneForOne,
+    /// The stage that crashed, and those of its group that its records come to: right where these rely on what that one has
+    /// told them before.
+    RestForOne,
+    /// All stages of the group.
+    OneForAll,
+}
+
+/// What happens when a stage crashes more often than its supervision allows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Exceeded {
+    /// The pipeline fails, with the cause. The default.
+    Escalate,
+    /// The stage goes into quarantine: its records go to the dead letters, and the rest of the graph goes on. Not together
+    /// with checkpoints, which could not tell what is in the letters.
+    Quarantine,
+}
+
 /// How crashes are answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Supervision {
-    /// How many restarts a stage gets ...
+    /// Which stages begin afresh when one has crashed.
+    pub strategy: Strategy,
+    /// How many restarts a stage gets, or a group of stages together, ...
     pub restarts: u32,
-    /// ... within this time. The next crash within it fails the pipeline.
+    /// ... within this time. What the next crash within it means, `exceeded` says.
     pub within: Duration,
+    /// What happens when that was once too often.
+    pub exceeded: Exceeded,
     /// The pause before the first restart; it doubles with each, and varies by a fifth.
     pub backoff: Duration,
     /// The longest pause.
@@ -25,6 +54,8 @@ pub struct Supervision {
 impl Default for Supervision {
     fn default() -> Self {
         Supervision {
+            strategy: Strategy::OneForOne,
+            exceeded: Exceeded::Escalate,
             restarts: 3,
             within: Duration::from_secs(5),
             backoff: Duration::from_millis(100),
@@ -34,7 +65,7 @@ impl Default for Supervision {
     }
 }
 
-/// One stage's record of restarts.
+/// A group's record of restarts.
 pub(super) struct Intensity {
     rules: Supervision,
     restarts: VecDeque<Instant>,
@@ -44,6 +75,10 @@ pub(super) struct Intensity {
 impl Intensity {
     pub(super) fn new(rules: Supervision) -> Self {
         Intensity { rules, restarts: VecDeque::new(), streak: 0 }
+    }
+
+    pub(super) fn rules(&self) -> Supervision {
+        self.rules
     }
 
     /// A worker crashed: the pause before its restart, or `None` if that was once too often.

@@ -5,6 +5,7 @@
 //! leaves this module.
 
 mod controller;
+mod group;
 mod intensity;
 mod mailbox;
 mod root;
@@ -21,13 +22,14 @@ use std::{
 
 use actix::{Actor, System};
 use crossbeam::channel::{Receiver, bounded};
-pub use intensity::Supervision;
+pub(crate) use group::Groups;
+pub use intensity::{Exceeded, Strategy, Supervision};
 use millstream_edge::{Cost, Limits};
 
 use self::{
     controller::Controller,
     mailbox::Mailbox,
-    root::{Root, Shutdown},
+    root::{Renew, Root, Shutdown},
 };
 use crate::{checkpoint::Checkpoints, error::Cause, signal::Switch, stage::Stage, ticket::Accounts};
 
@@ -180,7 +182,7 @@ pub(crate) struct Host {
 
 impl Host {
     /// Starts the control thread, and on it the actors, which start the stages.
-    pub(crate) fn start(stages: Vec<Box<dyn Stage>>, plumbing: Arc<Plumbing>, supervision: Supervision) -> io::Result<Self> {
+    pub(crate) fn start(stages: Vec<Box<dyn Stage>>, plumbing: Arc<Plumbing>, groups: Groups) -> io::Result<Self> {
         let (ready, root) = bounded(1);
         let (end, ended) = bounded(1);
         let thread = thread::Builder::new().name("millstream-control".into()).spawn(move || {
@@ -188,11 +190,11 @@ impl Host {
             system.block_on(async move {
                 Root::create(|context| {
                     let mailbox = Mailbox::new(actix::AsyncContext::address(context));
-                    let root = Root::new(end, plumbing.clone(), stages.len());
+                    let root = Root::new(end, plumbing.clone(), groups, stages.len());
                     // The receiver waits for it below.
                     let _ = ready.send(mailbox.clone());
                     let controllers = stages.into_iter().enumerate().map(|(index, stage)| {
-                        let controller = Controller::new(index, stage, mailbox.clone(), plumbing.clone(), supervision);
+                        let controller = Controller::new(index, stage, mailbox.clone(), plumbing.clone());
                         Mailbox::new(controller.start())
                     });
                     root.with_controllers(controllers.collect())
@@ -229,11 +231,16 @@ impl Host {
     }
 }
 
-/// Asks a pipeline to end.
+/// Asks a pipeline for something: above all, to end.
 #[derive(Clone)]
 pub(crate) struct Stopper(Mailbox<Root>);
 
 impl Stopper {
+    /// Asks for fresh instances of a stage.
+    pub(crate) fn renew(&self, index: usize) {
+        self.0.tell(Renew { index });
+    }
+
     /// Asks; once the deadline has passed, what is left is aborted and left behind.
     pub(crate) fn stop(&self, mode: Mode, deadline: Option<Duration>) {
         self.0.tell(Shutdown { mode, deadline });

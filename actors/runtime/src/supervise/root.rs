@@ -1,16 +1,20 @@
 //! The root of a pipeline's control plane: knows when everything has ended, and ends everything when it must.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use actix::{Actor, AsyncContext, Context, Handler, Message, System};
 use crossbeam::channel::Sender;
 
 use super::{
     End, Mode, Plumbing,
-    controller::{Controller, Draining, Halt},
+    controller::{Answer, Controller, Draining, Halt, Recall, What},
+    group::{Groups, Verdict},
     mailbox::Mailbox,
 };
-use crate::error::Cause;
+use crate::error::{Cause, Fault};
 
 /// How long workers that are in user code get to come back once everything is aborted.
 const GRACE: Duration = Duration::from_secs(5);
@@ -22,6 +26,7 @@ pub(super) struct Root {
     ended: Sender<End>,
     plumbing: Arc<Plumbing>,
     controllers: Vec<Mailbox<Controller>>,
+    groups: Groups,
     running: Vec<bool>,
     cause: Option<Cause>,
     aborting: bool,
@@ -30,6 +35,18 @@ pub(super) struct Root {
 
 /// All workers of a stage have ended.
 pub(super) struct StageEnded {
+    pub(super) index: usize,
+}
+
+/// A worker has crashed.
+pub(super) struct Crashed {
+    pub(super) index: usize,
+    pub(super) replica: usize,
+    pub(super) fault: Fault,
+}
+
+/// The owner wants fresh instances of a stage.
+pub(super) struct Renew {
     pub(super) index: usize,
 }
 
@@ -46,6 +63,14 @@ impl Message for StageEnded {
     type Result = ();
 }
 
+impl Message for Crashed {
+    type Result = ();
+}
+
+impl Message for Renew {
+    type Result = ();
+}
+
 impl Message for Failed {
     type Result = ();
 }
@@ -55,8 +80,8 @@ impl Message for Shutdown {
 }
 
 impl Root {
-    pub(super) fn new(ended: Sender<End>, plumbing: Arc<Plumbing>, stages: usize) -> Self {
-        Root { ended, plumbing, controllers: Vec::new(), running: vec![true; stages], cause: None, aborting: false, over: false }
+    pub(super) fn new(ended: Sender<End>, plumbing: Arc<Plumbing>, groups: Groups, stages: usize) -> Self {
+        Root { ended, plumbing, controllers: Vec::new(), groups, running: vec![true; stages], cause: None, aborting: false, over: false }
     }
 
     pub(super) fn with_controllers(mut self, controllers: Vec<Mailbox<Controller>>) -> Self {
@@ -101,6 +126,33 @@ impl Handler<StageEnded> for Root {
         if !self.running.contains(&true) {
             self.finish();
         }
+    }
+}
+
+impl Handler<Crashed> for Root {
+    type Result = ();
+
+    fn handle(&mut self, message: Crashed, _: &mut Self::Context) {
+        let Crashed { index, replica, fault } = message;
+        let what = match self.groups.crash(index, Instant::now()) {
+            Verdict::Restart { pause, along } => {
+                for stage in along {
+                    self.controllers[stage].tell(Recall);
+                }
+                What::Restart(pause)
+            }
+            Verdict::Quarantine => What::Quarantine,
+            Verdict::Escalate { restarts } => What::Escalate(restarts),
+        };
+        self.controllers[index].tell(Answer { replica, fault, what });
+    }
+}
+
+impl Handler<Renew> for Root {
+    type Result = ();
+
+    fn handle(&mut self, message: Renew, _: &mut Self::Context) {
+        self.controllers[message.index].tell(Recall);
     }
 }
 

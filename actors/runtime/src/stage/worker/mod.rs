@@ -5,7 +5,10 @@
 //! take over what the predecessor left in the slot
 //! loop: work through the chunk under one catch_unwind → flush → receive the next chunk
 //! on a panic: the record in hand becomes a dead letter, the rest of the chunk goes into the slot, the thread ends
+//! on a recall: the thread ends behind a chunk, and leaves nothing half-done
 //! ```
+
+mod barriers;
 
 use std::{
     collections::VecDeque,
@@ -17,7 +20,10 @@ use std::{
 
 use millstream_edge::{Control, Edge, Received};
 
-use super::{Context, Emit, Entrance, Exit, Factory, OnError, Outlet, Stage, StageOptions, StageShared, Start, Transform, spawn_worker, transform::Born};
+use super::{
+    Context, Emit, Entrance, Exit, Factory, OnError, Orders, Outlet, Stage, StageOptions, StageShared, Start, Transform, condemned::Condemned, spawn_worker,
+    transform::Born,
+};
 use crate::{
     envelope::{Envelope, Header, Position, given_up, part_of},
     error::{Cause, ErrorKind, Fault, StageError},
@@ -26,7 +32,7 @@ use crate::{
     panics::guard,
     sequence::Door,
     stage::outlet::EdgeClosed,
-    supervise::StageState,
+    supervise::{AnyEdge, StageState},
     ticket::{Origin, Tally, Ticket},
     time::alarm,
 };
@@ -56,6 +62,8 @@ struct Slot<T> {
     told: bool,
     /// The user code goes on from the checkpoint, if the pipeline has them.
     restored: bool,
+    /// What an instance that was recalled has left to the next one.
+    handed: Option<Vec<u8>>,
     /// What a sink has made ready, with the checkpoint that it waits for.
     prepared: Option<(u64, Vec<u8>)>,
 }
@@ -69,7 +77,7 @@ impl<T, U, S> RecordStage<T, U, S> {
         outlet: Option<Arc<dyn Entrance<U>>>,
     ) -> Self {
         let slots = (0..options.replicas)
-            .map(|_| Mutex::new(Slot { chunk: VecDeque::new(), door: None, ended: false, told: false, restored: false, prepared: None }))
+            .map(|_| Mutex::new(Slot { chunk: VecDeque::new(), door: None, ended: false, told: false, restored: false, handed: None, prepared: None }))
             .collect();
         RecordStage(Arc::new(Parts { shared, options, factory, inlet, outlet, slots }))
     }
@@ -93,6 +101,10 @@ where
         &self.0.shared.metrics
     }
 
+    fn orders(&self) -> Option<(&Orders, &dyn AnyEdge)> {
+        Some((&self.0.shared.orders, &*self.0.inlet))
+    }
+
     fn start(&self, start: Start, done: Box<dyn FnOnce(Exit) + Send>) -> io::Result<JoinHandle<()>> {
         let parts = self.0.clone();
         spawn_worker(&parts.shared.name(), start, move || parts.run(start), done)
@@ -104,6 +116,8 @@ enum Break {
     Crashed(Fault),
     Aborted,
     Failed(Cause),
+    /// Somebody else is to go on.
+    Recalled,
 }
 
 impl From<EdgeClosed> for Break {
@@ -119,6 +133,9 @@ where
     S: Transform<T, U>,
 {
     fn run(&self, start: Start) -> Exit {
+        if let Some(fault) = self.shared.orders.condemned() {
+            return self.condemned(start.replica, fault);
+        }
         let mut step = match guard(|| (self.factory)(&start)) {
             Ok(Ok(step)) => step,
             Ok(Err(error)) if error.kind() == ErrorKind::Fatal => return Exit::Failed(self.failed(error)),
@@ -164,15 +181,18 @@ where
                 let mut slot = self.slot(start.replica);
                 slot.chunk = std::mem::take(&mut worker.pending);
                 slot.door = worker.door.take();
-                let lost = self.shared.checkpoints.is_some() && guard(|| step.state().is_some_and(|state| !state.outlives_instances())).unwrap_or(true);
                 // A fresh instance would not know what this one knew: another process goes on from the checkpoint.
-                if lost { Exit::Failed(Cause::StageFailed { stage: self.shared.name(), fault }) } else { Exit::Crashed(fault) }
+                if self.would_lose(&mut step) { Exit::Failed(Cause::StageFailed { stage: self.shared.name(), fault }) } else { Exit::Crashed(fault) }
             }
             Err(Break::Aborted) => match guard(|| step.finish()) {
                 Ok(Ok(())) => Exit::Aborted,
                 Ok(Err(error)) => Exit::Failed(self.failed(error)),
                 Err(fault) => Exit::Failed(Cause::StageFailed { stage: self.shared.name(), fault }),
             },
+            Err(Break::Recalled) => {
+                self.slot(start.replica).door = worker.door.take();
+                Exit::Recalled
+            }
             Err(Break::Failed(cause)) => {
                 // The cause is known already: what a flush could add to it is in the log.
                 if let Ok(Err(error)) = guard(|| step.finish()) {
@@ -191,19 +211,16 @@ where
         self.slots[replica].lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Lets the first instance go on from the checkpoint.
-    fn restore(&self, step: &mut S, replica: usize) -> Result<(), Exit> {
-        let Some(checkpoints) = &self.shared.checkpoints else { return Ok(()) };
-        let mut slot = self.slot(replica);
-        if slot.restored {
-            return Ok(());
-        }
-        let snapshot = checkpoints.restored(&self.shared.name(), replica);
-        let restored = guard(|| step.state().map_or(Ok(()), |state| state.restore(snapshot))).and_then(|done| done.map_err(Fault::from));
-        restored.map_err(|fault| Exit::Failed(Cause::StageFailed { stage: self.shared.name(), fault }))?;
-        crate::fail_point!("after-restore");
-        slot.restored = true;
-        Ok(())
+    /// Works on in quarantine.
+    fn condemned(&self, replica: usize, fault: &Fault) -> Exit {
+        let (left, ended) = {
+            let mut slot = self.slot(replica);
+            let mut left: Vec<_> = std::mem::take(&mut slot.chunk).into();
+            left.extend(slot.door.take().into_iter().flat_map(Door::into_waiting));
+            (left, slot.ended)
+        };
+        let encode = self.options.encode.as_deref();
+        Condemned { shared: &self.shared, inlet: &self.inlet, outlet: self.outlet.as_ref(), fault, encode }.run(replica, left, ended)
     }
 
     fn failed(&self, error: StageError) -> Cause {
@@ -254,6 +271,9 @@ where
             if let Some(time) = self.emit.watermark.take().filter(|time| said != Some(*time)) {
                 said = Some(time);
                 self.outlet.control(Control::Watermark(time))?;
+            }
+            if self.parts.shared.orders.is_recalled(replica) {
+                return self.recalled(step, replica);
             }
             if let Some(door) = &mut self.door {
                 door.open(&mut self.pending);
@@ -322,65 +342,17 @@ where
         }
     }
 
-    /// A checkpoint: everything that came before it has been worked on, and nothing behind it.
-    fn barrier(&mut self, step: &mut S, replica: usize, barrier: u64) -> Result<(), Break> {
-        let Some(checkpoints) = &self.parts.shared.checkpoints else { return Ok(()) };
-        // The one before is stored, or this one could not have been asked for.
-        self.commit(step, replica)?;
-        crate::fail_point!("before-snapshot");
-        let state = self.snapshot(step)?;
-        if self.parts.outlet.is_none() {
-            self.parts.slot(replica).prepared = state.clone().map(|state| (barrier, state));
+    /// Leaves nothing half-done; the error says that somebody else goes on.
+    fn recalled(&mut self, step: &mut S, replica: usize) -> Result<(), Break> {
+        self.hand_over(step, replica)?;
+        match guard(|| step.finish()) {
+            Ok(Ok(())) => {
+                self.settle_all();
+                Err(Break::Recalled)
+            }
+            Ok(Err(error)) => Err(Break::Failed(self.parts.failed(error))),
+            Err(fault) => Err(Break::Crashed(fault)),
         }
-        crate::fail_point!("at-barrier");
-        checkpoints.report(&self.parts.shared.name(), replica, barrier, state);
-        Ok(self.outlet.control(Control::Barrier(barrier))?)
-    }
-
-    /// The stream has ended: what is known now belongs to every checkpoint from here on.
-    fn last_checkpoint(&mut self, step: &mut S, replica: usize) -> Result<(), Break> {
-        let Some(checkpoints) = &self.parts.shared.checkpoints else { return Ok(()) };
-        let stopped = |cause: Option<Cause>| cause.map_or(Break::Aborted, Break::Failed);
-        // What a sink prepared is committed before it prepares more. (Whoever else takes part in that checkpoint does not
-        // wait for this sink.)
-        self.tally.flush(&self.parts.shared.accounts);
-        let waits = self.parts.slot(replica).prepared.as_ref().map(|(barrier, _)| *barrier);
-        if let Some(barrier) = waits {
-            checkpoints.wait_for(barrier).map_err(stopped)?;
-            self.commit(step, replica)?;
-        }
-        let state = self.snapshot(step)?;
-        crate::fail_point!("at-end");
-        checkpoints.finish(&self.parts.shared.name(), replica, state.clone());
-        if self.parts.outlet.is_some() {
-            return Ok(());
-        }
-        checkpoints.wait_for_end().map_err(stopped)?;
-        self.parts.slot(replica).prepared = state.map(|state| (checkpoints.stored(), state));
-        self.commit(step, replica)
-    }
-
-    fn snapshot(&self, step: &mut S) -> Result<Option<Vec<u8>>, Break> {
-        let snapshot = guard(|| step.state().map(|state| state.snapshot()).transpose());
-        snapshot.and_then(|snapshot| snapshot.map_err(Fault::from)).map_err(|fault| self.cannot(fault))
-    }
-
-    /// Tells a sink that its checkpoint is stored, once it is. (A sink is woken for that, or because none can be stored.)
-    fn commit(&self, step: &mut S, replica: usize) -> Result<(), Break> {
-        let Some(checkpoints) = self.parts.shared.checkpoints.as_ref().filter(|_| self.parts.outlet.is_none()) else { return Ok(()) };
-        if let Some(cause) = checkpoints.failure() {
-            return Err(Break::Failed(cause));
-        }
-        let prepared = self.parts.slot(replica).prepared.take_if(|(barrier, _)| *barrier <= checkpoints.stored());
-        let Some((_, prepared)) = prepared else { return Ok(()) };
-        crate::fail_point!("before-sink-commit");
-        let told = guard(|| step.state().map_or(Ok(()), |state| state.committed(&prepared)));
-        crate::fail_point!("after-sink-commit");
-        told.and_then(|told| told.map_err(Fault::from)).map_err(|fault| self.cannot(fault))
-    }
-
-    fn cannot(&self, fault: Fault) -> Break {
-        Break::Failed(Cause::StageFailed { stage: self.parts.shared.name(), fault })
     }
 
     /// Makes durable what the sink has taken; its records have ended then.
