@@ -57,6 +57,21 @@ impl StageError {
         Self::new(ErrorKind::Fatal, source)
     }
 
+    /// Some examples of a batch fail, by their places in it, and only they: their neighbours are run again without them.
+    pub fn of_examples(errors: impl IntoIterator<Item = (usize, StageError)>) -> Self {
+        let errors = ExampleErrors(errors.into_iter().collect());
+        let kind = if errors.0.iter().any(|(_, error)| error.kind == ErrorKind::Fatal) { ErrorKind::Fatal } else { ErrorKind::Permanent };
+        Self::new(kind, errors)
+    }
+
+    /// The errors of a batch's examples one by one, if it knows them.
+    pub(crate) fn into_examples(self) -> Result<Vec<(usize, StageError)>, StageError> {
+        match self.source.downcast::<ExampleErrors>() {
+            Ok(errors) => Ok(errors.0),
+            Err(source) => Err(StageError { kind: self.kind, source }),
+        }
+    }
+
     /// What kind of failure it is.
     pub fn kind(&self) -> ErrorKind {
         self.kind
@@ -92,6 +107,19 @@ impl fmt::Display for StageError {
         Ok(())
     }
 }
+
+/// Errors of some examples of a batch, by their places.
+#[derive(Debug)]
+struct ExampleErrors(Vec<(usize, StageError)>);
+
+impl fmt::Display for ExampleErrors {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} of a batch's examples failed", self.0.len())?;
+        self.0.iter().try_for_each(|(place, error)| write!(f, "; example {place}: {error}"))
+    }
+}
+
+impl Error for ExampleErrors {}
 
 /// What happened to a record or a stage, in a form that can be kept.
 #[derive(Clone, Debug)]

@@ -67,7 +67,10 @@ pub use envelope::{CancelToken, Header, Key, Position, TraceContext};
 pub use error::{BoxError, Cause, ControlError, ErrorKind, Fault, PipelineError, StageError};
 #[doc(hidden)]
 pub use fail::fail_here;
-pub use infer::{EngineModel, FnHandler, IntoHandler, Limited, ModelHandler, ModelId, Prediction, Ragged, RunInference, Within, handler, handler_with, within};
+pub use infer::{
+    EngineModel, FnHandler, IntoHandler, Limited, ModelHandler, ModelId, Postprocess, Prediction, Ragged, RunInference, Within, handler, handler_with,
+    postprocess, within,
+};
 pub use metrics::{EdgeSnapshot, HistogramSnapshot, Monitor, Report, Residue, Snapshot, StageSnapshot};
 pub use millstream_edge::{Cost, Limits};
 pub use models::{

@@ -12,7 +12,7 @@ use std::{
 
 use millstream_runtime::{
     Cause, Context, DeadLetter, Emit, ErrorKind, Fault, Key, Pipeline, ReleaseReason, Report, RunInference, Sink, SinkFactory, SinkOptions, StageError,
-    StageOptions, Start, Supervision, Transform, collect, for_each, from_iter, handler, handler_with, ms,
+    StageOptions, Start, Supervision, Transform, collect, for_each, from_iter, handler, handler_with, ms, postprocess,
 };
 use oracle::{Dice, Ends, failure};
 
@@ -277,6 +277,33 @@ fn model_errors_are_retried_and_isolated() {
     let report = Pipeline::from(from_iter(0..8u32)).infer("model", run).sink(sink).run().unwrap();
     assert_eq!(report.counts.ok, 8);
     assert_eq!(results.take().iter().map(|p| p.inference).collect::<Vec<_>>(), (0..8).collect::<Vec<_>>());
+}
+
+/// A model that names its guilty examples is run once more for all the others.
+#[test]
+fn examples_that_a_model_names_fail_alone() {
+    for retried in [false, true] {
+        let runs = Arc::new(AtomicU32::new(0));
+        let counted = runs.clone();
+        let model = handler("roots", move |batch: &[&i64]| {
+            counted.fetch_add(1, Ordering::SeqCst);
+            Ok::<_, StageError>(batch.iter().map(|x| (**x as f64).sqrt()).collect())
+        });
+        let real = postprocess(model, |root: f64| if root.is_nan() { Err(StageError::permanent("not a real number")) } else { Ok(root) });
+        let run = RunInference::new(real).batch(1..=8).hold_until(8);
+        let run = if retried { run.retry(1, ms(1)) } else { run };
+        let (ends, (sink, results)) = (Ends::new(), collect());
+        let report = Pipeline::from(from_iter([1i64, 4, -1, 9, 16, -25, 36, 49])).infer("model", run).sink(sink).observe(ends.clone()).run().unwrap();
+        ends.check(&report);
+        let roots: Vec<_> = results.take().iter().map(|p| p.inference).collect();
+        assert_eq!(roots, [1.0, 2.0, 3.0, 4.0, 6.0, 7.0]);
+        let letters: Vec<_> = report.dead_letters.iter().map(|letter| (letter.id, letter.fault.to_string())).collect();
+        let error = || "not a real number".to_owned();
+        assert_eq!(letters, [(2, error()), (5, error())]);
+        if !retried {
+            assert_eq!(runs.load(Ordering::SeqCst), 2);
+        }
+    }
 }
 
 #[test]

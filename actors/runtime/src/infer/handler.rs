@@ -103,8 +103,8 @@ pub trait ModelHandler: Send + Sync + 'static {
     /// Runs a batch; the outputs are as many as the inputs, in the same order.
     ///
     /// # Errors
-    /// The runtime divides the batch to find the guilty example, and to make it fit into memory where the error says
-    /// that it did not.
+    /// The runtime divides the batch to find the guilty example, unless the error names it
+    /// ([`StageError::of_examples`]), and to make it fit into memory where the error says that it did not.
     fn run(&self, model: &mut Self::Model, batch: &[&Self::Input]) -> Result<Vec<Self::Output>, StageError>;
 }
 

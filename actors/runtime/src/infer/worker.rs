@@ -9,6 +9,7 @@
 //!   outputs      → pass them on
 //!   out of memory → both halves, and smaller batches from now on
 //!   error        → both halves; alone: the stage's policy
+//!   errors of examples → dead letters; the others again
 //!   panic        → leave both halves to the successor as suspects, and end
 //!   panic of a suspect → a fresh model; both halves; alone: a dead letter
 //! ```
@@ -16,6 +17,7 @@
 //! Halves go onto the stack so that the earlier one runs first: the order within the batch is kept.
 
 use std::{
+    collections::BTreeMap,
     sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
 };
@@ -445,7 +447,37 @@ impl<'a, T: Send + 'static, H: ModelHandler> Worker<'a, T, H> {
         }
     }
 
-    fn errored(&mut self, mut group: Group<T, H::Input>, error: StageError) -> Result<(), Break> {
+    /// Some examples failed by themselves: the others are run again without them.
+    fn examples_failed(&mut self, mut group: Group<T, H::Input>, failed: Vec<(usize, StageError)>) -> Result<(), Break> {
+        add(&self.parts.shared.metrics.errors, failed.len() as u64);
+        let mut faults: BTreeMap<usize, StageError> = failed.into_iter().collect();
+        let (mut good, mut guilty) = (Vec::with_capacity(group.items.len()), Vec::new());
+        for (place, item) in group.items.into_iter().enumerate() {
+            match faults.remove(&place) {
+                Some(error) => guilty.push((item, error)),
+                None => good.push(item),
+            }
+        }
+        group.items = good;
+        if !group.items.is_empty() {
+            self.groups.push(group);
+        }
+        guilty.into_iter().try_for_each(|(item, error)| self.bury(item, error.into()))
+    }
+
+    fn errored(&mut self, group: Group<T, H::Input>, error: StageError) -> Result<(), Break> {
+        let skip = self.parts.shared.on_error == OnError::Skip && error.kind() != ErrorKind::Fatal;
+        let size = group.items.len();
+        match error.into_examples() {
+            Ok(mut failed) if size == 1 && failed.len() == 1 => self.batch_failed(group, failed.remove(0).1),
+            Ok(failed) if skip && failed.iter().any(|(place, _)| *place < size) => self.examples_failed(group, failed),
+            // Where examples are tried again, each is alone in the end.
+            Ok(failed) => self.batch_failed(group, StageError::of_examples(failed)),
+            Err(error) => self.batch_failed(group, error),
+        }
+    }
+
+    fn batch_failed(&mut self, mut group: Group<T, H::Input>, error: StageError) -> Result<(), Break> {
         let shared = &self.parts.shared;
         add(&shared.metrics.errors, 1);
         let size = group.items.len();
