@@ -239,10 +239,12 @@ impl PipelineFile {
         let mut whole: Option<Pipeline> = None;
         for index in &self.order {
             let node = &self.nodes[*index];
-            let taken = node.inputs.iter().filter_map(|port| flows.get_mut(port)?.pop());
-            let input = Flow::merge(taken.collect::<Vec<_>>());
+            let (own, partners) = node.inputs.split_at(node.inputs.len() - node.partners);
+            let mut taken = |ports: &[(usize, usize)]| Flow::merge(ports.iter().filter_map(|port| flows.get_mut(port)?.pop()).collect::<Vec<_>>());
+            let (input, partner) = (taken(own), taken(partners));
             let out = match &node.part {
                 Part::Source(source) => source.open(&node.name, workshop).map(|flow| vec![flow]),
+                Part::Stage(stage) if node.partners > 0 => stage.join(&node.name, input, partner),
                 Part::Stage(stage) => stage.attach(&node.name, input, workshop),
                 Part::Sink(sink) => {
                     let ended = sink.close(&node.name, input, workshop);

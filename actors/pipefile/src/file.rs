@@ -56,6 +56,8 @@ pub(crate) struct Node {
     pub(crate) part: Part,
     /// Nodes, and which of their ways out.
     pub(crate) inputs: Vec<(usize, usize)>,
+    /// How many of them, the last, are what the others are joined with.
+    pub(crate) partners: usize,
 }
 
 pub(crate) enum Part {
@@ -167,6 +169,7 @@ struct Draft<'t> {
     part: Option<Part>,
     from: Option<At<Vec<At<String>>>>,
     inputs: Vec<(usize, usize)>,
+    partners: usize,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -178,7 +181,7 @@ enum Role {
 
 impl Draft<'_> {
     fn node(self) -> Option<Node> {
-        Some(Node { name: self.name.value, kind: self.kind, place: self.name.span, part: self.part?, inputs: self.inputs })
+        Some(Node { name: self.name.value, kind: self.kind, place: self.name.span, part: self.part?, inputs: self.inputs, partners: self.partners })
     }
 
     /// The names of its ways out, empty for one that has no name; `None` if they are not known.
@@ -245,7 +248,7 @@ fn draft<'t>(mut table: Table<'t>, role: Role, kind: Option<(&'static str, impl 
     }
     let unnamed = given.is_none();
     let name = given.unwrap_or_else(|| At { value: word.to_owned(), span: table.span.clone() });
-    Draft { table, role, kind: word, name, unnamed, part, from, inputs: Vec::new() }
+    Draft { table, role, kind: word, name, unnamed, part, from, inputs: Vec::new(), partners: 0 }
 }
 
 /// Names appear in `from`, where a dot stands before a way.
@@ -270,11 +273,18 @@ fn connect(drafts: &mut [Draft<'_>], findings: &Findings) -> Option<Vec<usize>> 
     for index in 0..drafts.len() {
         let inputs = match (drafts[index].role, &drafts[index].from) {
             (Role::Source, _) => Some(Vec::new()),
-            (_, Some(from)) => named(drafts, index, from, findings),
+            (_, Some(from)) => named(drafts, index, "from", from, findings),
             (_, None) => written_before(drafts, index, findings),
         };
-        complete &= inputs.is_some();
-        drafts[index].inputs = inputs.unwrap_or_default();
+        let partners = match &drafts[index].part {
+            Some(Part::Stage(stage)) => stage.partners().map_or_else(|| Some(Vec::new()), |with| partners(drafts, index, with, inputs.as_deref(), findings)),
+            _ => Some(Vec::new()),
+        };
+        complete &= inputs.is_some() && partners.is_some();
+        let (mut inputs, partners) = (inputs.unwrap_or_default(), partners.unwrap_or_default());
+        drafts[index].partners = partners.len();
+        inputs.extend(partners);
+        drafts[index].inputs = inputs;
     }
     if !complete {
         return None;
@@ -290,30 +300,46 @@ fn connect(drafts: &mut [Draft<'_>], findings: &Findings) -> Option<Vec<usize>> 
     sorted(drafts, findings)
 }
 
-/// What stands in `from`.
-fn named(drafts: &[Draft<'_>], index: usize, from: &At<Vec<At<String>>>, findings: &Findings) -> Option<Vec<(usize, usize)>> {
+/// What stands in `with`.
+fn partners(
+    drafts: &[Draft<'_>],
+    index: usize,
+    with: &At<Vec<At<String>>>,
+    inputs: Option<&[(usize, usize)]>,
+    findings: &Findings,
+) -> Option<Vec<(usize, usize)>> {
+    let ports = named(drafts, index, "with", with, findings)?;
+    if inputs.is_some_and(|inputs| ports.iter().any(|port| inputs.contains(port))) {
+        findings.hint(&with.span, "`with` names what the stage takes from already", "a record is joined with what another branch made of it");
+        return None;
+    }
+    Some(ports)
+}
+
+/// What stands in `from` or `with`.
+fn named(drafts: &[Draft<'_>], index: usize, key: &str, from: &At<Vec<At<String>>>, findings: &Findings) -> Option<Vec<(usize, usize)>> {
     let mut ports = Vec::new();
     let mut complete = true;
     if from.value.is_empty() {
-        findings.add(&from.span, "`from` names nothing");
+        findings.add(&from.span, format!("`{key}` names nothing"));
         complete = false;
     }
     for name in &from.value {
         let (node, way) = name.value.split_once('.').map_or((&*name.value, None), |(node, way)| (node, Some(way)));
         let Some(found) = drafts.iter().position(|draft| draft.name.value == node && !node.is_empty()) else {
             let known: Vec<&str> = drafts.iter().filter(|draft| draft.role != Role::Sink).map(|draft| &*draft.name.value).collect();
-            findings.suggest(&name.span, format!("`from`: there is no node `{node}`"), node, &known);
+            findings.suggest(&name.span, format!("`{key}`: there is no node `{node}`"), node, &known);
             complete = false;
             continue;
         };
         let port = if found == index { Err("it is the node itself".to_owned()) } else { way_out(&drafts[found], way) };
         match port {
-            Ok(Some(way)) if ports.contains(&(found, way)) => findings.add(&name.span, format!("`from`: `{}` is named twice", name.value)),
+            Ok(Some(way)) if ports.contains(&(found, way)) => findings.add(&name.span, format!("`{key}`: `{}` is named twice", name.value)),
             Ok(Some(way)) => ports.push((found, way)),
             // That node was wrong itself.
             Ok(None) => {}
             Err(hint) => {
-                findings.hint(&name.span, format!("`from`: nothing can be taken from `{}`", name.value), hint);
+                findings.hint(&name.span, format!("`{key}`: nothing can be taken from `{}`", name.value), hint);
                 complete = false;
             }
         }

@@ -113,6 +113,16 @@ impl Row {
         self.place(name).map(|at| self.0.remove(at).1)
     }
 
+    /// Takes over the fields of another record whose names are not its own.
+    pub(crate) fn adopt(&mut self, other: Row) {
+        let own = self.0.len();
+        for (name, datum) in other.0 {
+            if !self.0[..own].iter().any(|(taken, _)| *taken == name) {
+                self.0.push((name, datum));
+            }
+        }
+    }
+
     /// Keeps the fields whose names are wanted.
     pub(crate) fn retain(&mut self, wanted: impl Fn(&str) -> bool) {
         self.0.retain(|(name, _)| wanted(name));

@@ -1,55 +1,15 @@
 //! Pipeline files as users meet them: what is wrong with them, what they draw, what they do.
 
-use std::{
-    error::Error,
-    fs,
-    path::{Path, PathBuf},
-    sync::{
-        Arc,
-        atomic::{AtomicU32, Ordering},
-    },
-};
+mod folder;
 
-use millstream_pipefile::{Models, Opened, PipelineFile, Plot, RunError};
-use millstream_runtime::Report;
+use std::{fs, path::Path};
+
+use folder::{Folder, no_models};
+use millstream_pipefile::{PipelineFile, Plot, RunError};
 use proptest::prelude::*;
 use serde_json::{Value as Json, json};
 
 const EXAMPLE: &str = include_str!("../../../examples/pipelines/languages.toml");
-
-/// A folder that is removed in the end.
-struct Folder(PathBuf);
-
-impl Folder {
-    fn new() -> Folder {
-        static NUMBER: AtomicU32 = AtomicU32::new(0);
-        let name = format!("millstream-pipefile-{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
-        let path = std::env::temp_dir().join(name);
-        fs::create_dir_all(&path).expect("a folder for the test");
-        Folder(path)
-    }
-
-    fn lines(&self, file: &str) -> Vec<Json> {
-        let text = fs::read_to_string(self.0.join(file)).unwrap_or_default();
-        text.lines().map(|line| serde_json::from_str(line).expect("a line of JSON")).collect()
-    }
-
-    /// Runs this pipeline to its end.
-    fn run(&self, text: &str) -> Report {
-        let file = PipelineFile::parse("test.toml", text, &self.0).unwrap_or_else(|problems| panic!("{problems}"));
-        file.spawn(&no_models()).unwrap_or_else(|error| panic!("{error}")).join().expect("nothing fails")
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
-}
-
-fn no_models() -> Arc<dyn Models> {
-    Arc::new(|path: &Path| -> Result<Opened, Box<dyn Error + Send + Sync>> { Err(format!("{}: no engine", path.display()).into()) })
-}
 
 /// Each file of `refused` has beside it what is said of it.
 #[test]
@@ -68,7 +28,7 @@ fn every_problem_is_reported_where_it_is() {
         let expected = fs::read_to_string(path.with_extension("txt")).unwrap_or_default();
         assert_eq!(problems.to_string().trim_end(), expected.trim_end(), "{name}");
     }
-    assert_eq!(files, 6);
+    assert_eq!(files, 7);
 }
 
 /// Every pipeline that the documentation shows is one.
@@ -309,6 +269,13 @@ const PIECES: &[&str] = &[
     "\"tensor\"\n",
     "\"label\"\n",
     "\"jsonl\"\n",
+    "{ n = \"sum x\" }\n",
+    "values = ",
+    "size = ",
+    "with = ",
+    "\"event_time\"\n",
+    "\"join\"\n",
+    "\"window\"\n",
     "\"a\"\n",
     "\"a.b\"\n",
     "'n >= 3'\n",

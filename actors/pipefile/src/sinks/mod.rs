@@ -1,5 +1,6 @@
 //! Kinds of sinks: a file each.
 
+mod discard;
 mod jsonl;
 
 use std::sync::Arc;
@@ -21,7 +22,7 @@ pub(crate) trait SinkPart: Send + Sync {
 pub(crate) type Kind = (&'static str, fn(&Table<'_>) -> Option<Box<dyn SinkPart>>);
 
 /// All of them.
-pub(crate) const KINDS: &[Kind] = &[("jsonl", jsonl::read)];
+pub(crate) const KINDS: &[Kind] = &[("discard", discard::read), ("jsonl", jsonl::read)];
 
 /// A sink under the name that the file gives it.
 struct Named<S> {

@@ -11,7 +11,7 @@ use std::{
 
 use millstream_engine::{Port, Signature};
 use millstream_io::watch_model;
-use millstream_runtime::{Deployment, EngineModel, Flow, LoadModel, ModelHandler, ModelId, Prediction, Ragged, RunInference, StageError};
+use millstream_runtime::{Deployment, EngineModel, Flow, LoadModel, ModelHandler, ModelId, Prediction, Ragged, RunInference, StageError, within};
 use millstream_tensor::{DType, Tensor};
 
 use super::StagePart;
@@ -39,6 +39,8 @@ struct Infer {
     loading: Loading,
     /// The dims of an example's inputs where the model leaves them open: what is planned with before there are examples.
     dims: Vec<(At<String>, Vec<usize>)>,
+    /// The longest that a run may take.
+    time_limit: Option<Duration>,
     batching: Batching,
     options: NodeOptions,
 }
@@ -69,6 +71,7 @@ pub(super) fn read(table: &Table<'_>) -> Option<Box<dyn StagePart>> {
         model_id: table.read("model_id").map(|field| field.value),
         loading: Loading { batch_axis: table.read("batch_axis").is_none_or(|axis| axis.value), lengths: table.tables("ragged").iter().map(length).collect() },
         dims: table.read::<Pairs<Vec<usize>>>("dims").map(|pairs| pairs.value.0).unwrap_or_default(),
+        time_limit: table.read_if::<Duration>("time_limit", |limit| !limit.is_zero(), "more than nothing").map(|limit| limit.value),
         model: table.need("model")?,
         batching,
         options,
@@ -265,9 +268,16 @@ impl StagePart for Infer {
         self.check_names(signature, workshop.findings);
         let (example, open) = self.example(&self.loading.columns(signature), workshop.findings)?;
         workshop.inferences.push(Inference { stage: name.to_owned(), handler: planned, example, open, most: self.batching.most() });
-        Some(vec![match self.watch {
-            None => self.put(name, flow, signature, own),
-            Some(every) => self.put(name, flow, signature, self.watched(name, every, opened, workshop)?.handler()),
+        Some(vec![match (self.watch, self.time_limit) {
+            (None, None) => self.put(name, flow, signature, own),
+            (None, Some(limit)) => self.put(name, flow, signature, within(limit, own)),
+            (Some(every), limit) => {
+                let model = self.watched(name, every, opened, workshop)?.handler();
+                match limit {
+                    None => self.put(name, flow, signature, model),
+                    Some(limit) => self.put(name, flow, signature, within(limit, model)),
+                }
+            }
         }])
     }
 }

@@ -2,19 +2,29 @@
 //!
 //! A new kind is a new file with a `read` function, and a line in [`KINDS`].
 
+mod ab;
+mod event_time;
 mod fields;
 mod filter;
 mod infer;
+mod join;
 mod json;
 mod key;
 mod label;
 mod read;
+mod shadow;
 mod split;
 mod tensor;
+mod window;
 
 use millstream_runtime::Flow;
 
-use crate::{build::Workshop, node_options::NodeOptions, row::DataError, row::Row, table::Table};
+use crate::{
+    build::Workshop,
+    node_options::NodeOptions,
+    row::{DataError, Row},
+    table::{At, Table},
+};
 pub(crate) use infer::Inference;
 pub(crate) use key::identity;
 
@@ -28,6 +38,17 @@ pub(crate) trait StagePart: Send + Sync {
         None
     }
 
+    /// What its records are joined with, for a stage that joins.
+    fn partners(&self) -> Option<&At<Vec<At<String>>>> {
+        None
+    }
+
+    /// As [`StagePart::attach`], for a stage that has partners.
+    fn join(&self, name: &str, flow: Flow<Row>, partner: Flow<Row>) -> Option<Vec<Flow<Row>>> {
+        let _ = (name, flow, partner);
+        None
+    }
+
     /// The flows behind it, one for each way out; `None` if a problem was reported.
     fn attach(&self, name: &str, flow: Flow<Row>, workshop: &mut Workshop<'_>) -> Option<Vec<Flow<Row>>>;
 }
@@ -37,15 +58,20 @@ pub(crate) type Kind = (&'static str, fn(&Table<'_>) -> Option<Box<dyn StagePart
 
 /// All of them.
 pub(crate) const KINDS: &[Kind] = &[
+    ("ab", ab::read),
+    ("event_time", event_time::read),
     ("fields", fields::read),
     ("filter", filter::read),
     ("infer", infer::read),
+    ("join", join::read),
     ("json", json::read),
     ("key", key::read),
     ("label", label::read),
     ("read", read::read),
+    ("shadow", shadow::read),
     ("split", split::read),
     ("tensor", tensor::read),
+    ("window", window::read),
 ];
 
 /// A stage that changes each record by itself.

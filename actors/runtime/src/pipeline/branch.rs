@@ -97,7 +97,17 @@ impl<T: Send + 'static> Flow<T> {
     /// share.
     #[must_use]
     pub fn ab<const N: usize>(self, name: &str, salt: u64, weights: [u32; N]) -> [Flow<T>; N] {
-        array(self.route(name, N, move || move |_: &T, context: &Context<'_>| chosen(context.header, salt, &weights)))
+        array(self.ab_to(name, salt, &weights))
+    }
+
+    /// As [`Flow::ab`], where the number of branches is known when the program runs.
+    #[must_use]
+    pub fn ab_to(self, name: &str, salt: u64, weights: &[u32]) -> Vec<Flow<T>> {
+        let weights: Arc<[u32]> = weights.into();
+        self.route(name, weights.len(), move || {
+            let weights = weights.clone();
+            move |_: &T, context: &Context<'_>| chosen(context.header, salt, &weights)
+        })
     }
 
     fn route<F, G>(self, name: &str, branches: usize, make: G) -> Vec<Flow<T>>

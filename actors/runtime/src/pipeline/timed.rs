@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex};
 
 use super::flow::Flow;
 use crate::{
+    error::StageError,
     stage::{Out, StageOptions},
     time::{Aggregate, AssignFn, Watermarks, WindowFn, WindowState, Windowed, Windows},
 };
@@ -11,7 +12,18 @@ use crate::{
 impl<T: Send + 'static> Flow<T> {
     /// Gives each record its event time, in microseconds since 1970, and says how far event time has come.
     #[must_use]
-    pub fn event_time(self, name: &str, watermarks: Watermarks, time: impl FnMut(&T) -> i64 + Clone + Send + Sync + 'static) -> Flow<T> {
+    pub fn event_time(self, name: &str, watermarks: Watermarks, mut time: impl FnMut(&T) -> i64 + Clone + Send + Sync + 'static) -> Flow<T> {
+        self.try_event_time(name, watermarks, move |record: &T| Ok::<_, StageError>(time(record)))
+    }
+
+    /// As [`Flow::event_time`], where a record may have no time: it then goes to the dead letters.
+    #[must_use]
+    pub fn try_event_time<E: Into<StageError> + 'static>(
+        self,
+        name: &str,
+        watermarks: Watermarks,
+        time: impl FnMut(&T) -> Result<i64, E> + Clone + Send + Sync + 'static,
+    ) -> Flow<T> {
         let mut options = StageOptions::new();
         options.idle_after = watermarks.idle_after;
         self.timed(name, options, move |_| Ok(AssignFn::new(time.clone(), watermarks)))

@@ -44,9 +44,9 @@ impl<F> AssignFn<F> {
     }
 }
 
-impl<T, F: FnMut(&T) -> i64 + Send> Transform<T, T> for AssignFn<F> {
+impl<T, E: Into<StageError>, F: FnMut(&T) -> Result<i64, E> + Send> Transform<T, T> for AssignFn<F> {
     fn apply(&mut self, record: T, _context: &Context<'_>, out: &mut Emit<T>) -> Result<(), StageError> {
-        let time = (self.time)(&record);
+        let time = (self.time)(&record).map_err(Into::into)?;
         out.set_event_time(time);
         self.latest = self.latest.max(time);
         out.set_watermark(Some(self.latest.saturating_sub(self.behind)));
