@@ -8,6 +8,8 @@
 //! Without the variable, which gives seconds, it runs for a few of them; and memory is judged only where there is
 //! enough of it to see a slope.
 
+#![allow(clippy::print_stdout, reason = "who waits for an hour wants to see figures")]
+
 mod oracle;
 
 use std::{
