@@ -68,10 +68,10 @@ pub use error::{BoxError, Cause, ControlError, ErrorKind, Fault, PipelineError, 
 #[doc(hidden)]
 pub use fail::fail_here;
 pub use infer::{
-    EngineModel, FnHandler, IntoHandler, Limited, ModelHandler, ModelId, Postprocess, Prediction, Ragged, RunInference, Within, handler, handler_with,
-    postprocess, within,
+    EngineModel, FnHandler, FnSequence, IntoHandler, Limited, ModelHandler, ModelId, Postprocess, Prediction, Ragged, RunInference, SequenceModel,
+    SequenceOptions, Sequences, StateCodec, Step, WhenFull, Within, handler, handler_with, postprocess, sequence, within,
 };
-pub use metrics::{EdgeSnapshot, HistogramSnapshot, Monitor, Report, Residue, Snapshot, StageSnapshot};
+pub use metrics::{EdgeSnapshot, HistogramSnapshot, Monitor, Report, Residue, SequenceSnapshot, Snapshot, StageSnapshot};
 pub use millstream_edge::{Cost, Limits};
 pub use models::{
     Canary, Deployed, Deployment, DeploymentOptions, Keyed, LoadModel, ModelMemory, OnMemory, PerKey, PerKeyStats, SwapError, Verdict, VersionInfo,

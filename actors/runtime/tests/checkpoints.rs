@@ -14,8 +14,8 @@ use std::{
 
 use millstream_runtime::{
     Aggregate, Cause, Checkpoint, CheckpointOptions, CheckpointStore, Collected, Committer, Context, Emit, Ensemble, Flow, Join, Order, Pipeline,
-    PipelineError, Position, Progress, Pulled, Remote, RunInference, Signal, Sink, SinkFactory, SinkOptions, Source, StageError, StageOptions, Start, State,
-    Transform, Watermarks, Windowed, Windows, channel, collect, fold, from_iter, handler, ms, stored,
+    PipelineError, Position, Progress, Pulled, Remote, RunInference, SequenceOptions, Signal, Sink, SinkFactory, SinkOptions, Source, StageError, StageOptions,
+    Start, State, Step, Supervision, Transform, Watermarks, Windowed, Windows, channel, collect, fold, from_iter, handler, ms, sequence, stored,
 };
 use oracle::{Dice, Ends, failure};
 
@@ -346,6 +346,50 @@ fn windows_of_every_kind_go_on() {
         assert_eq!(late.close(), [], "seed {seed}: {windows:?}");
     }
     assert!(cuts >= 10, "only {cuts} cuts of 50");
+}
+
+/// Sums of what each key has brought; batches fail and panic now and then, sequences end and make room for each other.
+#[test]
+fn states_of_sequences_go_on() {
+    let mut cuts = 0;
+    for seed in 0..8 {
+        let mut dice = Dice::new(seed + 3_000);
+        let (count, keys, replicas) = (600 + dice.roll(600), 1 + dice.roll(12), 1 + dice.roll(3) as usize);
+        let bad = [dice.roll(count), dice.roll(count)];
+        let pace = Duration::from_micros(500 + dice.roll(1_500));
+        let book = Book::new();
+        cuts += run_in_pieces(seed, 5, || {
+            let step = move |batch: &[Step<'_, (u64, u64), u64>]| {
+                assert!(!batch.iter().any(|step| step.input.1 == bad[0]), "worse");
+                if batch.iter().any(|step| step.input.1 == bad[1]) {
+                    return Err(StageError::permanent("bad"));
+                }
+                Ok(batch.iter().map(|step| (step.state + step.input.1, step.state + step.input.1)).collect())
+            };
+            let sums = sequence("sums", |_| 0u64, step).stored(|sum| sum.to_le_bytes().to_vec(), |bytes| bytes.try_into().ok().map(u64::from_le_bytes));
+            let run = RunInference::sequences(sums, SequenceOptions::new()).last(|item| item.1 % 41 == 0).batch(1..=8).replicas(replicas);
+            let flow = Pipeline::from(numbers(0, count, pace)).key_by("key", move |item| item.1 % keys).infer("sum", run);
+            let mut supervision = Supervision::default();
+            supervision.backoff = ms(1);
+            flow.map("out", |p| (p.example.1, p.inference)).sink(book.clone()).supervision(supervision)
+        });
+        let mut sums = BTreeMap::new();
+        let expected = (0..count).filter_map(|number| {
+            let sum: &mut u64 = sums.entry(number % keys).or_default();
+            let good = !bad.contains(&number);
+            *sum += if good { number } else { 0 };
+            let result = (number, *sum);
+            if number % 41 == 0 {
+                *sum = 0;
+            }
+            good.then_some(result)
+        });
+        let expected: Vec<_> = expected.collect();
+        let mut results = book.close();
+        results.sort_unstable();
+        assert_eq!(results, expected, "seed {seed}: {keys} keys, {replicas} replicas");
+    }
+    assert!(cuts >= 5, "only {cuts} cuts of 40");
 }
 
 #[test]

@@ -48,6 +48,11 @@ impl<P> Batcher<P> {
         self.queue.iter()
     }
 
+    /// As [`Batcher::iter`], from the latest back.
+    pub(crate) fn iter_mut_back(&mut self) -> impl Iterator<Item = &mut Pending<P>> {
+        self.queue.iter_mut().rev()
+    }
+
     pub(crate) fn insert(&mut self, pending: Pending<P>) {
         self.queue.insert(pending);
     }
@@ -57,11 +62,16 @@ impl<P> Batcher<P> {
     pub(crate) fn fill_to(&self, limit: usize) -> usize {
         let most = (*self.options.items.end()).min(limit).max(1);
         let pool = match self.options.pool {
-            _ if self.queue.is_even() => most,
+            _ if self.is_even() => most,
             0 => most.saturating_mul(POOL_BATCHES),
             pool => pool.max(most),
         };
         pool.max(if self.held { self.options.hold_until } else { 0 })
+    }
+
+    /// Whether any of what waits could go into the next batch.
+    fn is_even(&self) -> bool {
+        self.queue.is_even() && !self.options.one_per_key
     }
 
     /// Everything that waits, in the order of service.
@@ -100,7 +110,7 @@ impl<P> Batcher<P> {
         if ended {
             return self.release(ReleaseReason::Drain, &bins, 0);
         }
-        if !self.queue.is_even() && self.queue.len() >= self.fill_to(limit) {
+        if !self.is_even() && self.queue.len() >= self.fill_to(limit) {
             let largest = (0..bins.len()).rev().max_by_key(|bin| bins[*bin].places.len()).unwrap_or(0);
             return self.release(ReleaseReason::Pool, &bins, largest);
         }

@@ -5,6 +5,7 @@
 //!   offer it to the bins of its bucket, the oldest first; the first that takes it has it
 //!   none takes it: it opens a bin
 //!   an earlier item of its key lies in a bin: only that bin is offered it; if it does not go in there, the key waits
+//!   (where a batch holds one item of a key at most, the key waits as soon as one lies in a bin)
 //! ```
 //!
 //! First fit by length keeps padding within its limit in every bin by construction. A bin holds, of each key, the first
@@ -78,7 +79,8 @@ impl Bin {
 /// has to be complete.
 pub(super) fn fill<P>(queue: &Queue<P>, room: &Room<'_>, complete_first: bool) -> Vec<Bin> {
     let mut bins: Vec<Bin> = Vec::new();
-    let even = queue.is_even();
+    let one_per_key = room.options.one_per_key;
+    let even = queue.is_even() && !one_per_key;
     // The bin of each key's earlier items; `None` once one of them went nowhere.
     let mut keys: HashMap<Key, Option<usize>> = HashMap::new();
     for (place, pending) in queue.iter().enumerate() {
@@ -97,7 +99,7 @@ pub(super) fn fill<P>(queue: &Queue<P>, room: &Room<'_>, complete_first: bool) -
             }
         };
         if let Some(key) = key {
-            keys.insert(key, taken);
+            keys.insert(key, taken.filter(|_| !one_per_key));
         }
         let watched = if complete_first { bins.get(..1) } else { Some(bins.as_slice()) };
         if watched.is_some_and(|bins| bins.iter().any(|bin| bin.full.is_some())) {

@@ -26,6 +26,8 @@ pub struct BatchOptions {
     /// An idle replica takes what there is at once, if that is the fewest items or more. Without this, it waits until
     /// the batch is full or the delay has passed.
     pub idle_dispatch: bool,
+    /// A batch holds at most one item of each key; those behind it wait for the next.
+    pub one_per_key: bool,
     /// What one level of priority is worth: an item goes ahead of those of one level less that came up to so much earlier.
     /// So whatever waits gains a level in this time, and nothing waits for ever.
     pub aging: Duration,
@@ -46,6 +48,7 @@ impl Default for BatchOptions {
             pool: 0,
             max_delay: Duration::from_millis(5),
             idle_dispatch: true,
+            one_per_key: false,
             aging: Duration::from_millis(100),
             sizing: Sizing::Fixed,
             hold_until: 0,

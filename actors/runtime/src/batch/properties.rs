@@ -1,7 +1,7 @@
 //! Random items through random batchers: what every batch must be, whatever comes.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     time::{Duration, Instant},
 };
 
@@ -35,14 +35,15 @@ fn item() -> impl Strategy<Value = Item> {
 
 fn options() -> impl Strategy<Value = BatchOptions> {
     let padding = prop_oneof![Just(0.0), Just(0.1), Just(1.0), Just(f64::INFINITY)];
-    (1..10usize, 0..10usize, 20..400u64, 50..2_000u64, padding, 1..20u64, any::<bool>()).prop_map(
-        |(fewest, more, max_bytes, max_tokens, max_padding, pad_to, idle_dispatch)| BatchOptions {
+    (1..10usize, 0..10usize, 20..400u64, 50..2_000u64, padding, 1..20u64, any::<(bool, bool)>()).prop_map(
+        |(fewest, more, max_bytes, max_tokens, max_padding, pad_to, (idle_dispatch, one_per_key))| BatchOptions {
             items: fewest..=fewest + more,
             max_bytes,
             max_tokens,
             max_padding,
             pad_to,
             idle_dispatch,
+            one_per_key,
             ..BatchOptions::default()
         },
     )
@@ -67,6 +68,10 @@ proptest! {
                 prop_assert!(batch.iter().map(|p| p.bytes).sum::<u64>() <= options.max_bytes);
                 prop_assert!(n * longest.next_multiple_of(options.pad_to) <= options.max_tokens);
                 prop_assert!((n * longest) as f64 <= sum as f64 * (1.0 + options.max_padding) + 1e-9);
+            }
+            if options.one_per_key {
+                let keys: BTreeSet<_> = batch.iter().filter_map(|p| p.key).collect();
+                prop_assert_eq!(keys.len(), batch.iter().filter(|p| p.key.is_some()).count(), "a key twice");
             }
             for pending in &batch {
                 prop_assert!(left.remove(&pending.item).is_some(), "released twice");

@@ -73,6 +73,10 @@ impl<P> Queue<P> {
         self.items.iter().map(|ranked| &ranked.pending)
     }
 
+    pub(super) fn iter_mut(&mut self) -> impl DoubleEndedIterator<Item = &mut Pending<P>> {
+        self.items.iter_mut().map(|ranked| &mut ranked.pending)
+    }
+
     pub(super) fn insert(&mut self, pending: Pending<P>) {
         *self.buckets.entry(pending.bucket).or_default() += 1;
         self.lengths = (self.lengths.0.min(pending.length), self.lengths.1.max(pending.length));

@@ -1,10 +1,11 @@
-//! Stages that run models: [`RunInference`] over any [`ModelHandler`].
+//! Stages that run models: [`RunInference`] over any [`ModelHandler`], or over a [`SequenceModel`] that remembers.
 
 mod closure;
 mod engine;
 mod handler;
 mod options;
 mod postprocess;
+mod sequence;
 mod stage;
 mod within;
 mod worker;
@@ -14,5 +15,6 @@ pub use engine::{EngineModel, Ragged};
 pub use handler::{IntoHandler, ModelHandler, ModelId, Prediction};
 pub use options::RunInference;
 pub use postprocess::{Postprocess, postprocess};
+pub use sequence::{FnSequence, SequenceModel, SequenceOptions, Sequences, StateCodec, Step, WhenFull, sequence};
 pub(crate) use stage::InferStage;
 pub use within::{Limited, Within, within};

@@ -2,7 +2,7 @@
 
 use std::{ops::RangeInclusive, sync::Arc, time::Duration};
 
-use super::{IntoHandler, ModelHandler, Prediction};
+use super::{IntoHandler, ModelHandler, Prediction, sequence::Remembers};
 use crate::{
     batch::{BatchOptions, Sizing},
     envelope::{Envelope, Header, Key},
@@ -37,6 +37,8 @@ pub struct RunInference<T, H: ModelHandler> {
     pub(crate) bucket: Option<Divide<H::Input>>,
     /// What divides records: batches of one part each.
     pub(crate) part: Option<Part<T>>,
+    /// For a model that remembers.
+    pub(crate) remembers: Option<Remembers<T, H>>,
 }
 
 pub(crate) type Divide<I> = Arc<dyn Fn(&I) -> u64 + Send + Sync>;
@@ -55,11 +57,12 @@ impl<H: ModelHandler> RunInference<H::Input, H> {
     #[must_use]
     pub fn preprocess<T, E: Into<StageError>>(self, prepare: impl Fn(&T) -> Result<H::Input, E> + Send + Sync + 'static) -> RunInference<T, H> {
         let prepare: Prepare<T, H::Input> = Arc::new(move |record| prepare(record).map_err(Into::into));
-        let RunInference { handler, batch, stage, memory, bucket, .. } = self;
+        let RunInference { handler, batch, stage, memory, bucket, remembers, .. } = self;
+        let remembers = remembers.map(Remembers::anew);
         let mut stage_options = StageOptions::new().replicas(stage.replicas);
         stage_options.on_error = stage.on_error;
         stage_options.expansion = stage.expansion;
-        RunInference { handler, input: Input::Made(prepare), batch, stage: stage_options, letter: None, memory, bucket, part: None }
+        RunInference { handler, input: Input::Made(prepare), batch, stage: stage_options, letter: None, memory, bucket, part: None, remembers }
     }
 }
 
@@ -94,6 +97,7 @@ impl<T, H: ModelHandler> RunInference<T, H> {
             memory: None,
             bucket: None,
             part: None,
+            remembers: None,
         }
     }
 
@@ -158,6 +162,11 @@ impl<T, H: ModelHandler> RunInference<T, H> {
     pub fn batch_by(mut self, part: impl Fn(&T) -> u64 + Send + Sync + 'static) -> Self {
         self.part = Some(Arc::new(move |record, _| part(record)));
         self
+    }
+
+    /// Whether a record is its sequence's last.
+    pub(crate) fn is_last(&self, record: &T) -> bool {
+        self.remembers.as_ref().and_then(|remembers| remembers.last.as_ref()).is_some_and(|last| last(record))
     }
 
     /// Forms batches of records of one key only.

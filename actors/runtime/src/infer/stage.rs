@@ -9,7 +9,7 @@ use std::{
 
 use millstream_edge::{Credit, Edge};
 
-use super::{ModelHandler, Prediction, RunInference, worker::Worker};
+use super::{ModelHandler, Prediction, RunInference, sequence::Sequenced, worker::Worker};
 use crate::{
     batch::{BatchLimit, BatchOptions, Pace, Pending},
     envelope::Envelope,
@@ -30,6 +30,8 @@ pub(super) struct Parts<T, H: ModelHandler> {
     pub(super) memory: u64,
     pub(super) inlet: Arc<Edge<Envelope<T>>>,
     pub(super) outlet: Arc<Outgoing<T, H>>,
+    /// What a model that remembers knows of sequences. It outlives the workers.
+    pub(super) sequences: Option<Box<dyn Sequenced<H>>>,
     slots: Vec<Mutex<Slot<T, H::Input>>>,
 }
 
@@ -41,6 +43,8 @@ pub(super) struct Item<T, I> {
     pub(super) envelope: Envelope<T>,
     /// What preprocessing made of it.
     pub(super) made: Option<I>,
+    /// Its sequence ends with it.
+    pub(super) last: bool,
 }
 
 /// Examples that are run together.
@@ -66,11 +70,17 @@ pub(super) struct Slot<T, I> {
     pub(super) ended: bool,
     pub(super) watermark: Option<i64>,
     pub(super) barrier: Option<u64>,
+    /// The states of sequences are those of the checkpoint, if the pipeline has them.
+    pub(super) restored: bool,
 }
 
 impl<T, H: ModelHandler> InferStage<T, H> {
     pub(crate) fn new(shared: Arc<StageShared>, run: RunInference<T, H>, memory: u64, inlet: Arc<Edge<Envelope<T>>>, outlet: Arc<Outgoing<T, H>>) -> Self {
-        let most = (*run.batch.items.end()).min(run.handler.max_batch().unwrap_or(usize::MAX));
+        let replicas = run.stage.replicas;
+        let sequences = run.remembers.as_ref().map(|remembers| (remembers.open)(&shared, replicas));
+        // A batch's states must all have room.
+        let room = sequences.as_ref().map_or(usize::MAX, |sequences| sequences.most());
+        let most = (*run.batch.items.end()).min(run.handler.max_batch().unwrap_or(usize::MAX)).min(room);
         let mut batch = run.batch.clone();
         batch.pad_to = batch.pad_to.max(run.handler.pad_to());
         let slot = || Slot {
@@ -82,9 +92,10 @@ impl<T, H: ModelHandler> InferStage<T, H> {
             ended: false,
             watermark: None,
             barrier: None,
+            restored: false,
         };
-        let slots = (0..run.stage.replicas).map(|_| Mutex::new(slot())).collect();
-        InferStage(Arc::new(Parts { shared, run, batch, memory, inlet, outlet, slots }))
+        let slots = (0..replicas).map(|_| Mutex::new(slot())).collect();
+        InferStage(Arc::new(Parts { shared, run, batch, memory, inlet, outlet, sequences, slots }))
     }
 }
 

@@ -4,6 +4,7 @@ mod histogram;
 mod monitor;
 mod prometheus;
 mod report;
+mod sequences;
 mod snapshot;
 
 use std::{
@@ -18,6 +19,8 @@ pub use histogram::HistogramSnapshot;
 pub(crate) use histogram::Log2Histogram;
 pub use monitor::Monitor;
 pub use report::{Report, Residue};
+pub(crate) use sequences::SequenceCounters;
+pub use sequences::SequenceSnapshot;
 pub use snapshot::{EdgeSnapshot, Snapshot, StageSnapshot};
 
 use crate::{batch::ReleaseReason, infer::ModelId, supervise::StageState};
@@ -49,6 +52,7 @@ pub(crate) struct StageMetrics {
     pub(crate) padded_tokens: AtomicU64,
     /// The effective maximum of the batch, by memory and by sizing; 0 where there is none.
     pub(crate) batch_limit: AtomicU64,
+    pub(crate) sequences: SequenceCounters,
     /// The model that ran last, for a stage that runs one.
     model: Mutex<Option<Arc<ModelId>>>,
     state: AtomicU8,
@@ -79,6 +83,7 @@ impl StageMetrics {
             tokens: AtomicU64::new(0),
             padded_tokens: AtomicU64::new(0),
             batch_limit: AtomicU64::new(0),
+            sequences: SequenceCounters::default(),
             model: Mutex::new(None),
             state: AtomicU8::new(StageState::Created as u8),
         }

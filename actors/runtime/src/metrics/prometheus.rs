@@ -2,7 +2,7 @@
 
 use std::fmt::{Display, Write};
 
-use super::{HistogramSnapshot, Snapshot, StageSnapshot};
+use super::{HistogramSnapshot, SequenceSnapshot, Snapshot, StageSnapshot};
 use crate::{outcome::Outcome, supervise::StageState};
 
 /// Buckets that a page shows: from 2⁷ ns to 2³⁷ ns (137 s) in steps of four, the rest in the last.
@@ -26,6 +26,7 @@ impl Snapshot {
         self.outcomes(&mut page);
         self.stages(&mut page);
         self.batches(&mut page);
+        self.sequences(&mut page);
         self.edges(&mut page);
         page.text
     }
@@ -144,6 +145,28 @@ impl Snapshot {
         for stage in &batching {
             if let Some(model) = &stage.model {
                 page.sample("", &[("stage", &stage.name), ("model", &model.name), ("version", &model.version)], 1);
+            }
+        }
+    }
+
+    fn sequences(&self, page: &mut Page<'_>) {
+        let remembering: Vec<&StageSnapshot> = self.stages.iter().filter(|stage| stage.sequences != SequenceSnapshot::default()).collect();
+        if remembering.is_empty() {
+            return;
+        }
+        page.family("millstream_sequences", "gauge", "Sequences whose states are held.");
+        for stage in &remembering {
+            page.sample("", &[("stage", &stage.name)], stage.sequences.held);
+        }
+        page.family("millstream_sequence_bytes", "gauge", "What the states of sequences weigh.");
+        for stage in &remembering {
+            page.sample("", &[("stage", &stage.name)], stage.sequences.bytes);
+        }
+        page.family("millstream_sequences_total", "counter", "Sequences by what became of them; refused are records.");
+        for stage in &remembering {
+            let SequenceSnapshot { begun, ended, expired, evicted, refused, .. } = stage.sequences;
+            for (event, count) in [("begun", begun), ("ended", ended), ("expired", expired), ("evicted", evicted), ("refused", refused)] {
+                page.sample("", &[("stage", &stage.name), ("event", &event)], count);
             }
         }
     }

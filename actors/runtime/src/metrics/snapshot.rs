@@ -4,7 +4,7 @@ use std::{sync::atomic::Ordering, time::Duration};
 
 use millstream_edge::{Cost, Limits};
 
-use super::{HistogramSnapshot, StageMetrics};
+use super::{HistogramSnapshot, SequenceSnapshot, StageMetrics};
 use crate::{batch::ReleaseReason, infer::ModelId, outcome::Counts, supervise::StageState};
 
 /// All counters of a pipeline at one moment.
@@ -87,6 +87,8 @@ pub struct StageSnapshot {
     pub tokens: u64,
     /// The same with what batching adds to make lengths equal.
     pub padded_tokens: u64,
+    /// What it remembers of sequences.
+    pub sequences: SequenceSnapshot,
     /// The model that ran last, for a stage that runs one.
     pub model: Option<ModelId>,
     /// The largest batch that memory and sizing allow at present; 0 for a stage that has run no batch.
@@ -119,6 +121,7 @@ impl StageSnapshot {
             releases: ReleaseReason::ALL.into_iter().map(|r| (r, read(&metrics.releases[r as usize]))).collect(),
             tokens: read(&metrics.tokens),
             padded_tokens: read(&metrics.padded_tokens),
+            sequences: metrics.sequences.snapshot(),
             model: metrics.model().map(|model| (*model).clone()),
             batch_limit: read(&metrics.batch_limit),
         }

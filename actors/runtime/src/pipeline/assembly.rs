@@ -57,6 +57,8 @@ pub(crate) struct StageInfo {
     pub(crate) model: Option<Arc<ModelId>>,
     /// The most bytes of a run, for a stage that says so.
     pub(crate) memory: Option<u64>,
+    /// For a stage that remembers sequences: the most bytes of their states, if that is said.
+    pub(crate) remembers: Option<Option<u64>>,
     /// Watermarks begin here.
     pub(crate) keeps_time: bool,
     /// Records of their own begin here.
@@ -80,6 +82,7 @@ impl StageInfo {
             on_error: OnError::Skip,
             model: None,
             memory: None,
+            remembers: None,
             keeps_time: false,
             bears: false,
             problem: None,
@@ -243,6 +246,14 @@ pub(super) fn problems(wiring: &Wiring, infos: &[StageInfo], options: &Options) 
             let most = stage.batch.map_or(0, |(_, most)| most).max(MAX_CHUNK);
             if (window as usize) < most {
                 problems.push(format!("the window of total order is {window}, stage `{}` needs {most}", stage.name));
+            }
+        }
+        if let Some(bytes) = stage.remembers {
+            if options.order == Order::None {
+                problems.push(format!("stage `{}` has sequences, whose order an unordered pipeline does not keep", stage.name));
+            }
+            if bytes.is_none() && options.memory_budget.is_some() {
+                problems.push(format!("stage `{}` holds states without a limit in bytes, a memory budget needs one", stage.name));
             }
         }
         if let Some((fewest, most)) = stage.batch {
@@ -432,12 +443,14 @@ impl Budget {
     }
 }
 
-/// How the budget is shared: bytes for records on their way, and bytes for each run of a model.
+/// How the budget is shared: bytes for records on their way, and bytes for each run of a model. States of sequences come off it.
 fn divide(budget: u64, infos: &[StageInfo]) -> (u64, u64) {
     if budget == u64::MAX {
         return (u64::MAX, u64::MAX);
     }
-    let declared: u64 = infos.iter().filter_map(|info| Some(info.memory? * info.replicas as u64)).sum();
+    let runs = infos.iter().filter_map(|info| Some(info.memory?.saturating_mul(info.replicas as u64)));
+    let states = infos.iter().filter_map(|info| info.remembers?);
+    let declared = runs.chain(states).fold(0, u64::saturating_add);
     let undeclared: usize = infos.iter().filter(|info| info.runs_model() && info.memory.is_none()).map(|info| info.replicas).sum();
     let left = budget.saturating_sub(declared).max(1);
     if undeclared == 0 {
@@ -463,5 +476,8 @@ mod tests {
         assert_eq!(divide(100, &[info(1, false, None)]), (100, u64::MAX));
         assert_eq!(divide(100, &[info(2, true, None)]), (50, 25));
         assert_eq!(divide(100, &[info(2, true, Some(10)), info(1, true, None)]), (40, 40));
+        let mut remembering = info(1, true, None);
+        remembering.remembers = Some(Some(20));
+        assert_eq!(divide(100, &[remembering]), (40, 40));
     }
 }

@@ -224,8 +224,20 @@ impl<T: Send + 'static> Flow<T> {
         info.batch = Some((*run.batch.items.start(), (*run.batch.items.end()).max(run.batch.hold_until)));
         info.model = Some(Arc::new(run.handler.id()));
         info.memory = run.memory;
+        if let Some(remembers) = &run.remembers {
+            info.remembers = Some(remembers.options.bytes);
+            info.unstored = (!remembers.stored).then_some("holds states of sequences that have no codec");
+            info.problem = match () {
+                () if !self.keyed => Some("sequences of records without keys"),
+                () if remembers.options.most < info.replicas => Some("fewer places for sequences than replicas"),
+                () => None,
+            };
+        }
         self.then(info, move |assembly, index, inlet, way| {
             let memory = assembly.run_bytes(index);
+            if run.remembers.is_some() {
+                assembly.takes_part(index, None);
+            }
             Box::new(InferStage::new(assembly.shared(index), run, memory, inlet, way))
         })
     }

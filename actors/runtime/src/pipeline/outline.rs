@@ -52,6 +52,8 @@ pub struct StageOutline {
     pub model: Option<ModelId>,
     /// The most bytes of one run of its model beyond the weights; `None` without a limit.
     pub run_bytes: Option<u64>,
+    /// The most bytes of the states of its sequences; `None` without a limit, or without sequences.
+    pub state_bytes: Option<u64>,
     /// The largest that a record which comes to it gets from there on, with all copies, as a multiple of what it weighs
     /// there.
     pub growth: f64,
@@ -74,6 +76,7 @@ pub(super) fn of(sinks: &[Arc<Node>], options: &Options) -> Result<Outline, Pipe
         batch: info.batch,
         model: info.model.as_deref().cloned(),
         run_bytes: info.memory.or(limited(budget.run_bytes)).filter(|_| info.runs_model()),
+        state_bytes: info.remembers.flatten(),
         growth: *growth,
     });
     Ok(Outline { stages: stages.collect(), record_bytes: limited(budget.entry_bytes), shadow_bytes: budget.shadow_bytes })

@@ -14,7 +14,12 @@
 //!   panic of a suspect → a fresh model; both halves; alone: a dead letter
 //! ```
 //!
+//! Where the model remembers sequences, a batch holds one record of each, and what it has made of their states counts only
+//! when it went well; see [`sequences`].
+//!
 //! Halves go onto the stack so that the earlier one runs first: the order within the batch is kept.
+
+mod sequences;
 
 use std::{
     collections::BTreeMap,
@@ -24,6 +29,7 @@ use std::{
 
 use millstream_edge::{Control, Cost, Credit, Received};
 
+use self::sequences::turns;
 use super::{
     ModelHandler, ModelId, Prediction,
     options::{Input, Traits},
@@ -104,7 +110,7 @@ impl<'a, T: Send + 'static, H: ModelHandler> Worker<'a, T, H> {
                 pace: slot.pace.clone(),
             }
         };
-        let result = worker.load().and_then(|()| worker.stream());
+        let result = worker.load().and_then(|()| worker.restore()).and_then(|()| worker.stream());
         worker.tally.flush(&parts.shared.accounts);
         if let Err(fault) = worker.unload() {
             tracing::error!(stage = %parts.shared.name(), %fault, "a model's destructor panicked");
@@ -189,6 +195,7 @@ impl<'a, T: Send + 'static, H: ModelHandler> Worker<'a, T, H> {
                 }
             }
             self.drop_gone();
+            let forget_at = self.forget_idle();
             let pace = &self.pace;
             let all = self.ended || self.barrier.is_some();
             match self.batcher.decide(Instant::now(), self.limit.now().min(pace.next()), |items| pace.predict(items), all) {
@@ -196,10 +203,10 @@ impl<'a, T: Send + 'static, H: ModelHandler> Worker<'a, T, H> {
                 Decision::Release(reason, batch) => self.execute(reason, batch),
                 // Nothing waits any more: the barrier goes on.
                 Decision::Wait(_) if self.barrier.is_some() => {}
-                Decision::Wait(_) if self.ended => return Ok(()),
+                Decision::Wait(_) if self.ended => return self.last_checkpoint(),
                 Decision::Wait(until) => {
                     self.outlet.flush().map_err(|_| Break::Aborted)?;
-                    self.take_in(receiver.recv(until))?;
+                    self.take_in(receiver.recv(until.into_iter().chain(forget_at).min()))?;
                 }
             }
         }
@@ -212,7 +219,9 @@ impl<'a, T: Send + 'static, H: ModelHandler> Worker<'a, T, H> {
 
     /// Ends records that wait and need not be run any more.
     fn drop_gone(&mut self) {
-        let gone = self.batcher.take_gone(|item: &Item<T, H::Input>| given_up(&item.envelope.head, &item.envelope.ticket).is_some());
+        // A sequence's last record ends it, and does so in its turn.
+        let gone = |item: &Item<T, H::Input>| !item.last && given_up(&item.envelope.head, &item.envelope.ticket).is_some();
+        let gone = self.batcher.take_gone(gone);
         if !gone.is_empty() {
             self.return_credits(&gone);
             // They are given up, and found to be so once more.
@@ -259,6 +268,7 @@ impl<'a, T: Send + 'static, H: ModelHandler> Worker<'a, T, H> {
             && self.groups.is_empty()
             && let Some(barrier) = self.barrier.take()
         {
+            self.checkpoint(barrier)?;
             self.outlet.control(Control::Barrier(barrier)).map_err(|_| Break::Aborted)?;
         }
         Ok(())
@@ -293,24 +303,30 @@ impl<'a, T: Send + 'static, H: ModelHandler> Worker<'a, T, H> {
             if let Some(outcome) = given_up(&envelope.head, &envelope.ticket) {
                 add(&self.parts.shared.metrics.given_up, 1);
                 self.credit([envelope.head.cost()]);
+                self.ends_without(&envelope);
                 envelope.ticket.settle(outcome, &mut self.tally);
                 continue;
             }
             let run = &self.parts.run;
             let prepared = guard(|| {
-                Ok::<_, StageError>(match &run.input {
-                    Input::Same(view) => (run.traits(view(&envelope.payload), &envelope), None),
+                if self.parts.sequences.is_some() && envelope.head.key.is_none() {
+                    return Err(StageError::permanent("a record without a key belongs to no sequence"));
+                }
+                let last = run.is_last(&envelope.payload);
+                Ok(match &run.input {
+                    Input::Same(view) => (run.traits(view(&envelope.payload), &envelope), None, last),
                     Input::Made(prepare) => {
                         let input = prepare(&envelope.payload)?;
-                        (run.traits(&input, &envelope), Some(input))
+                        (run.traits(&input, &envelope), Some(input), last)
                     }
                 })
             });
             match prepared {
-                Ok(Ok((Traits { bucket, bytes, length }, made))) => {
+                Ok(Ok((Traits { bucket, bytes, length }, made, last))) => {
+                    self.arrived(&envelope.head);
                     let Header { key, deadline, priority, .. } = envelope.head;
                     let mortal = deadline.is_some() || envelope.head.cancel.is_some();
-                    self.batcher.insert(Pending { item: Item { envelope, made }, bucket, key, bytes, length, priority, arrived, deadline, mortal });
+                    self.batcher.insert(Pending { item: Item { envelope, made, last }, bucket, key, bytes, length, priority, arrived, deadline, mortal });
                 }
                 Ok(Err(error)) => {
                     add(&self.parts.shared.metrics.errors, 1);
@@ -318,12 +334,14 @@ impl<'a, T: Send + 'static, H: ModelHandler> Worker<'a, T, H> {
                     if self.parts.shared.on_error == OnError::Fail || error.kind() == ErrorKind::Fatal {
                         return Err(Break::Failed(self.failed(error.into())));
                     }
-                    self.bury(Item { envelope, made: None }, error.into())?;
+                    self.ends_without(&envelope);
+                    self.bury(Item { envelope, made: None, last: false }, error.into())?;
                 }
                 Err(fault) => {
                     add(&self.parts.shared.metrics.panics, 1);
                     self.credit([envelope.head.cost()]);
-                    self.bury(Item { envelope, made: None }, fault.clone())?;
+                    self.ends_without(&envelope);
+                    self.bury(Item { envelope, made: None, last: false }, fault.clone())?;
                     crash = Some(fault);
                 }
             }
@@ -386,6 +404,7 @@ impl<'a, T: Send + 'static, H: ModelHandler> Worker<'a, T, H> {
             match given_up(&item.envelope.head, &item.envelope.ticket) {
                 Some(outcome) => {
                     add(&self.parts.shared.metrics.given_up, 1);
+                    self.failed_in_turn(&item);
                     item.envelope.ticket.settle(outcome, &mut self.tally);
                 }
                 None => wanted.push(item),
@@ -406,6 +425,9 @@ impl<'a, T: Send + 'static, H: ModelHandler> Worker<'a, T, H> {
         let handler = &*parts.run.handler;
         let start = Instant::now();
         let result = guard(|| {
+            if let Some(sequences) = &parts.sequences {
+                return sequences.step(self.start.replica, parts.memory, model, &turns(&parts.run.input, &group));
+            }
             let inputs: Vec<&H::Input> = group.items.iter().filter_map(|item| input(&parts.run.input, item)).collect();
             match handler.plan_bytes(model, &inputs) {
                 Some(bytes) if bytes > parts.memory => Ok(Err(bytes)),
@@ -541,6 +563,7 @@ impl<'a, T: Send + 'static, H: ModelHandler> Worker<'a, T, H> {
     }
 
     fn bury(&mut self, item: Item<T, H::Input>, fault: Fault) -> Result<(), Break> {
+        self.failed_in_turn(&item);
         let Envelope { head, ticket, payload } = item.envelope;
         let payload = self.parts.run.letter.as_ref().and_then(|encode| guard(|| encode(&payload)).ok());
         let failure = Failure { stage: self.parts.shared.name(), model: Some(self.id.clone()), fault, payload, locator: None };
