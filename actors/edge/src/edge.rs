@@ -2,7 +2,8 @@
 //!
 //! A shared edge has one lane that all consumers take from; a keyed edge has one lane per consumer, and the sender
 //! chooses the lane, which is what keeps the order within a key. How many producers are still open is counted: when
-//! the last one finishes, every consumer finds one end-of-stream item behind all data.
+//! the last one finishes, every consumer finds one end-of-stream item behind all data. Where consumers come and go, senders
+//! choose among shards instead, which the consumers share.
 
 use std::{fmt, time::Instant};
 
@@ -11,6 +12,8 @@ use crate::{
     channel::{Channel, Queue},
     frontier::{Frontier, Mark},
     ledger::{Closed, Cost, Credit, Ledger, Limits},
+    options::EdgeOptions,
+    shards::{Shards, Standing},
     sync::{Arc, AtomicBool, AtomicUsize, Condvar, Mutex, Ordering, lock},
 };
 
@@ -82,48 +85,6 @@ impl<T> fmt::Display for SendError<T> {
 
 impl<T> std::error::Error for SendError<T> {}
 
-/// How an edge is made.
-#[derive(Clone, Copy, Debug)]
-#[non_exhaustive]
-pub struct EdgeOptions {
-    /// The most that may wait on the edge.
-    pub limits: Limits,
-    /// How many producers will finish.
-    pub producers: usize,
-    /// How many consumers take from it.
-    pub consumers: usize,
-    /// One lane per consumer, chosen by the sender, instead of one lane for all.
-    pub keyed: bool,
-}
-
-impl EdgeOptions {
-    /// One producer, one consumer, one lane.
-    pub fn new(limits: Limits) -> Self {
-        EdgeOptions { limits, producers: 1, consumers: 1, keyed: false }
-    }
-
-    /// Sets how many producers there are.
-    #[must_use]
-    pub fn producers(mut self, producers: usize) -> Self {
-        self.producers = producers.max(1);
-        self
-    }
-
-    /// Sets how many consumers there are.
-    #[must_use]
-    pub fn consumers(mut self, consumers: usize) -> Self {
-        self.consumers = consumers.max(1);
-        self
-    }
-
-    /// Gives each consumer a lane of its own.
-    #[must_use]
-    pub fn keyed(mut self, keyed: bool) -> Self {
-        self.keyed = keyed;
-        self
-    }
-}
-
 enum Message<T> {
     Chunk(Chunk<T>),
     Control(Control, #[expect(dead_code, reason = "held for its drop")] Option<Credit>),
@@ -141,9 +102,14 @@ struct Lane<T> {
     frontier: Mutex<Frontier>,
 }
 
+enum Queues<T> {
+    Lanes(Vec<Lane<T>>),
+    Shards(Shards<T>),
+}
+
 /// A bounded queue between two stages. It outlives the workers on both of its ends.
 pub struct Edge<T> {
-    lanes: Vec<Lane<T>>,
+    queues: Queues<T>,
     consumers: usize,
     ledger: Arc<Ledger>,
     controls: Arc<Ledger>,
@@ -157,11 +123,12 @@ pub struct Edge<T> {
 impl<T: Send> Edge<T> {
     /// An empty edge.
     pub fn new(options: EdgeOptions) -> Arc<Self> {
-        let lanes = if options.keyed { options.consumers } else { 1 };
+        let lane = |_| Lane { queue: Channel::new(), depth: AtomicUsize::new(0), frontier: Mutex::new(Frontier::new(options.producers)) };
         Arc::new(Edge {
-            lanes: (0..lanes)
-                .map(|_| Lane { queue: Channel::new(), depth: AtomicUsize::new(0), frontier: Mutex::new(Frontier::new(options.producers)) })
-                .collect(),
+            queues: match options.shards {
+                Some((shards, members)) => Queues::Shards(Shards::new(shards, options.consumers, members)),
+                None => Queues::Lanes((0..if options.keyed { options.consumers } else { 1 }).map(lane).collect()),
+            },
             consumers: options.consumers,
             ledger: Arc::new(Ledger::new(options.limits)),
             controls: Arc::new(Ledger::new(Limits { records: MAX_CONTROLS, bytes: 1 })),
@@ -186,12 +153,47 @@ impl<T: Send> Edge<T> {
 
     /// An end to receive on, for one consumer. A restarted consumer takes a new one and goes on where the last stopped.
     pub fn receiver(self: &Arc<Self>, consumer: usize) -> Receiver<T> {
-        Receiver { edge: self.clone(), lane: consumer % self.lanes.len() }
+        Receiver { edge: self.clone(), consumer }
     }
 
-    /// How many lanes there are.
+    /// How many lanes, or shards, there are.
     pub fn lanes(&self) -> usize {
-        self.lanes.len()
+        match &self.queues {
+            Queues::Lanes(lanes) => lanes.len(),
+            Queues::Shards(shards) => shards.depths.len(),
+        }
+    }
+
+    /// Asks a consumer to give away its shards and to stop. Whether it was asked: the last one stays, and so do all where there
+    /// are no shards.
+    pub fn leave(&self, consumer: usize) -> bool {
+        match &self.queues {
+            Queues::Lanes(_) => false,
+            Queues::Shards(shards) => shards.leave(consumer),
+        }
+    }
+
+    /// Has somebody called, once, when something comes that waits in a shard, until the edge is at [rest](Edge::rest) again.
+    pub fn watch(&self, watcher: impl Fn() + Send + Sync + 'static) {
+        if let Queues::Shards(shards) = &self.queues {
+            shards.watch(Box::new(watcher));
+        }
+    }
+
+    /// Keeps the watcher from being called until the edge is at rest again. Whether it would have been called.
+    pub fn hold(&self) -> bool {
+        match &self.queues {
+            Queues::Lanes(_) => false,
+            Queues::Shards(shards) => shards.hold(),
+        }
+    }
+
+    /// If nothing waits in the shards, the watcher will be called again when something comes. Whether that is so.
+    pub fn rest(&self) -> bool {
+        match &self.queues {
+            Queues::Lanes(_) => true,
+            Queues::Shards(shards) => shards.rest(),
+        }
     }
 
     /// The limits in force.
@@ -222,11 +224,16 @@ impl<T: Send> Edge<T> {
 
     /// Lets every consumer's next wait end without an item.
     pub fn wake(&self) {
-        for lane in &self.lanes {
-            let sleepers = if self.lanes.len() == 1 { self.consumers } else { 1 };
-            for _ in 0..sleepers {
-                lane.queue.push(Message::Wake);
+        match &self.queues {
+            Queues::Lanes(lanes) => {
+                for lane in lanes {
+                    let sleepers = if lanes.len() == 1 { self.consumers } else { 1 };
+                    for _ in 0..sleepers {
+                        lane.queue.push(Message::Wake);
+                    }
+                }
             }
+            Queues::Shards(shards) => shards.wake(),
         }
     }
 
@@ -234,7 +241,10 @@ impl<T: Send> Edge<T> {
     /// when nobody consumes any more.
     pub fn purge(&self) -> usize {
         let mut dropped = 0;
-        for lane in &self.lanes {
+        if let Queues::Shards(shards) = &self.queues {
+            dropped += shards.drain().iter().map(Chunk::len).sum::<usize>();
+        }
+        for lane in self.each_lane() {
             while let Some(message) = lane.queue.try_pop() {
                 if let Message::Chunk(chunk) = message {
                     dropped += chunk.len();
@@ -244,24 +254,37 @@ impl<T: Send> Edge<T> {
         dropped
     }
 
+    /// The lanes, where there are no shards.
+    fn each_lane(&self) -> &[Lane<T>] {
+        match &self.queues {
+            Queues::Lanes(lanes) => lanes,
+            Queues::Shards(_) => &[],
+        }
+    }
+
     /// Whether each consumer has a lane of its own.
     fn keeps_lanes(&self) -> bool {
-        self.lanes.len() == self.consumers
+        self.each_lane().len() == self.consumers
     }
 
     /// Puts an aligned barrier into every lane. The caller holds the lock on the alignment, so that nobody who waits for it
     /// is earlier.
     fn pass(&self, aligned: Option<u64>) {
         let Some(barrier) = aligned else { return };
-        for lane in &self.lanes {
+        for lane in self.each_lane() {
             lane.queue.push(Message::Control(Control::Barrier(barrier), None));
         }
         self.aligned.notify_all();
     }
 
     fn end_of_stream(&self) {
-        for consumer in 0..self.consumers {
-            self.lanes[consumer % self.lanes.len()].queue.push(Message::Control(Control::EndOfStream, None));
+        match &self.queues {
+            Queues::Lanes(lanes) => {
+                for consumer in 0..self.consumers {
+                    lanes[consumer % lanes.len()].queue.push(Message::Control(Control::EndOfStream, None));
+                }
+            }
+            Queues::Shards(shards) => shards.end(),
         }
     }
 }
@@ -344,12 +367,13 @@ impl<T: Send> Sender<T> {
             return Ok(true);
         }
         let mut all = true;
-        for consumer in 0..self.edge.consumers {
+        let lanes = self.edge.each_lane();
+        for consumer in (0..self.edge.consumers).filter(|_| !lanes.is_empty()) {
             let Some(credit) = credit(self.edge.controls.clone())? else {
                 all = false;
                 continue;
             };
-            let lane = &self.edge.lanes[consumer % self.edge.lanes.len()];
+            let lane = &lanes[consumer % lanes.len()];
             lane.queue.push(match mark {
                 Some(mark) => Message::Mark(self.producer, mark, Some(credit)),
                 None => Message::Control(control, Some(credit)),
@@ -399,7 +423,7 @@ impl<T: Send> Sender<T> {
     /// Says that this producer sends no more. Once every producer has, the consumers find the end of the stream.
     pub fn finish(self) {
         if self.edge.keeps_lanes() {
-            for lane in &self.edge.lanes {
+            for lane in self.edge.each_lane() {
                 lane.queue.push(Message::Mark(self.producer, Mark::Done, None));
             }
         }
@@ -415,11 +439,11 @@ impl<T: Send> Sender<T> {
 
     /// The lane with the fewest records queued.
     pub fn shallowest_lane(&self) -> usize {
-        if self.edge.lanes.len() == 1 {
-            return 0;
-        }
-        let depth = |lane: &usize| self.edge.lanes[*lane].depth.load(Ordering::Relaxed);
-        (0..self.edge.lanes.len()).min_by_key(depth).unwrap_or(0)
+        let depth = |lane: &usize| match &self.edge.queues {
+            Queues::Lanes(lanes) => lanes[*lane].depth.load(Ordering::Relaxed),
+            Queues::Shards(shards) => shards.depths[*lane].load(Ordering::Relaxed),
+        };
+        (0..self.edge.lanes()).min_by_key(depth).unwrap_or(0)
     }
 
     /// The edge.
@@ -428,27 +452,36 @@ impl<T: Send> Sender<T> {
     }
 
     fn push(&self, lane: usize, items: Vec<T>, credit: Credit) {
-        let lane = &self.edge.lanes[lane];
-        lane.depth.fetch_add(items.len(), Ordering::Relaxed);
-        lane.queue.push(Message::Chunk(Chunk { items, credit }));
+        let chunk = Chunk { items, credit };
+        match &self.edge.queues {
+            Queues::Lanes(lanes) => {
+                lanes[lane].depth.fetch_add(chunk.len(), Ordering::Relaxed);
+                lanes[lane].queue.push(Message::Chunk(chunk));
+            }
+            Queues::Shards(shards) => shards.push(lane, chunk),
+        }
     }
 }
 
 /// The receiving end of an edge.
 pub struct Receiver<T> {
     edge: Arc<Edge<T>>,
-    lane: usize,
+    consumer: usize,
 }
 
 impl<T: Send> Receiver<T> {
     /// Waits for the next item until the deadline, for ever without one.
     pub fn recv(&self, deadline: Option<Instant>) -> Received<T> {
+        let lane = match &self.edge.queues {
+            Queues::Lanes(lanes) => &lanes[self.consumer % lanes.len()],
+            Queues::Shards(shards) => return shards.pop(self.consumer, deadline, || self.edge.closed.load(Ordering::SeqCst)),
+        };
         loop {
             if self.edge.closed.load(Ordering::SeqCst) {
                 return Received::Closed;
             }
-            match self.edge.lanes[self.lane].queue.pop(deadline) {
-                Some(message) => match self.open(message) {
+            match lane.queue.pop(deadline) {
+                Some(message) => match self.open(lane, message) {
                     Some(received) => return received,
                     None => continue,
                 },
@@ -463,9 +496,38 @@ impl<T: Send> Receiver<T> {
             if self.edge.closed.load(Ordering::SeqCst) {
                 return Some(Received::Closed);
             }
-            if let Some(received) = self.open(self.edge.lanes[self.lane].queue.try_pop()?) {
+            let lane = match &self.edge.queues {
+                Queues::Lanes(lanes) => &lanes[self.consumer % lanes.len()],
+                Queues::Shards(shards) => return shards.try_pop(self.consumer),
+            };
+            if let Some(received) = self.open(lane, lane.queue.try_pop()?) {
                 return Some(received);
             }
+        }
+    }
+
+    /// Asks for a share of the shards, for a consumer that is ready to work; nothing where there are none.
+    pub fn enter(&self) -> Standing {
+        match &self.edge.queues {
+            Queues::Lanes(_) => Standing::In,
+            Queues::Shards(shards) => shards.enter(self.consumer),
+        }
+    }
+
+    /// Whether this consumer should [settle](Receiver::settle) as soon as it has nothing in hand: others wait for that.
+    pub fn owes(&self) -> bool {
+        match &self.edge.queues {
+            Queues::Lanes(_) => false,
+            Queues::Shards(shards) => shards.owes(self.consumer),
+        }
+    }
+
+    /// Gives away the shards that are no longer this consumer's. Whoever calls it has nothing in hand of what it took, and has
+    /// sent on what it made of it.
+    pub fn settle(&self) -> Standing {
+        match &self.edge.queues {
+            Queues::Lanes(_) => Standing::In,
+            Queues::Shards(shards) => shards.settle(self.consumer),
         }
     }
 
@@ -475,11 +537,10 @@ impl<T: Send> Receiver<T> {
     }
 
     /// What the consumer is told of a message, if anything.
-    fn open(&self, message: Message<T>) -> Option<Received<T>> {
+    fn open(&self, lane: &Lane<T>, message: Message<T>) -> Option<Received<T>> {
         if self.edge.closed.load(Ordering::SeqCst) {
             return Some(Received::Closed);
         }
-        let lane = &self.edge.lanes[self.lane];
         Some(match message {
             Message::Chunk(chunk) => {
                 lane.depth.fetch_sub(chunk.len(), Ordering::Relaxed);

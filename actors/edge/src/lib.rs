@@ -16,6 +16,8 @@
 //! 7. The queue belongs to the edge: a consumer that dies leaves everything that it had not taken.
 //! 8. A barrier comes when every open producer has sent it, behind all that they sent before and before all that they send
 //!    behind it.
+//! 9. Consumers that share shards come and go: a shard has one owner, changes hands only when that owner has nothing in hand,
+//!    and takes what waits in it along.
 //!
 //! Beside them stand [`Lockers`], the runtime's other piece of shared state that loom checks: copies that are exchanged
 //! between two uses.
@@ -44,10 +46,14 @@ mod edge;
 mod frontier;
 mod ledger;
 mod lockers;
+mod options;
+mod shards;
 mod sync;
 
 pub use acks::AckRing;
 pub use channel::Queue;
-pub use edge::{Chunk, Control, Edge, EdgeOptions, MAX_CHUNK, Received, Receiver, SendError, Sender};
+pub use edge::{Chunk, Control, Edge, MAX_CHUNK, Received, Receiver, SendError, Sender};
 pub use ledger::{Closed, Cost, Credit, Ledger, Limits};
 pub use lockers::{Locker, Lockers};
+pub use options::EdgeOptions;
+pub use shards::Standing;

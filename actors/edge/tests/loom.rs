@@ -9,7 +9,7 @@ use loom::{
     sync::atomic::{AtomicUsize, Ordering},
     thread,
 };
-use millstream_edge::{AckRing, Closed, Control, Cost, Edge, EdgeOptions, Ledger, Limits, Lockers, Received};
+use millstream_edge::{AckRing, Closed, Control, Cost, Edge, EdgeOptions, Ledger, Limits, Lockers, Received, Standing};
 
 fn cost(records: u32, bytes: u64) -> Cost {
     Cost { records, bytes }
@@ -285,5 +285,82 @@ fn a_barrier_comes_behind_what_was_before_it_at_every_producer() {
         for producer in producers {
             producer.join().unwrap();
         }
+    });
+}
+
+/// A shard changes hands while records come: none is lost, none overtakes, and who waits is woken.
+#[test]
+fn a_shard_changes_hands_between_two_records() {
+    explore(|| {
+        let limits = Limits { records: 4, bytes: 4 };
+        let edge = Edge::new(EdgeOptions::new(limits).consumers(2).shards(2, 1));
+        let seen = Arc::new(loom::sync::Mutex::new(Vec::new()));
+        let producer = {
+            let sender = edge.sender();
+            thread::spawn(move || {
+                // The second consumer's shard, once it is in.
+                for item in 0..2 {
+                    sender.send(1, vec![item], cost(1, 1)).unwrap();
+                }
+                sender.finish();
+            })
+        };
+        let consume = |consumer: usize| {
+            let (receiver, seen) = (edge.receiver(consumer), seen.clone());
+            move || {
+                receiver.enter();
+                loop {
+                    if receiver.owes() {
+                        assert_eq!(receiver.settle(), Standing::In);
+                    }
+                    match receiver.recv(None) {
+                        Received::Chunk(chunk) => seen.lock().unwrap().extend(chunk.into_parts().0),
+                        Received::Control(Control::EndOfStream) => return,
+                        Received::Control(_) | Received::TimedOut => {}
+                        Received::Closed => panic!("nobody closes it"),
+                    }
+                }
+            }
+        };
+        let first = thread::spawn(consume(0));
+        consume(1)();
+        first.join().unwrap();
+        producer.join().unwrap();
+        assert_eq!(*seen.lock().unwrap(), [0, 1]);
+        assert_eq!(edge.outstanding(), Cost::default());
+    });
+}
+
+/// A consumer that is asked to leave gives its shards away and finds out that it is to stop, wherever it waits.
+#[test]
+fn a_consumer_leaves_and_its_shards_are_served_by_the_other() {
+    explore(|| {
+        let edge = Edge::new(EdgeOptions::new(Limits { records: 4, bytes: 4 }).consumers(2).shards(2, 2));
+        let sender = edge.sender();
+        sender.send(1, vec![7], cost(1, 1)).unwrap();
+        let leaver = {
+            let receiver = edge.receiver(1);
+            thread::spawn(move || {
+                let mut taken = 0;
+                loop {
+                    if receiver.owes() && receiver.settle() == Standing::Out {
+                        return taken;
+                    }
+                    if let Received::Chunk(_) = receiver.recv(None) {
+                        taken += 1;
+                    }
+                }
+            })
+        };
+        assert!(edge.leave(1) && !edge.leave(0));
+        let taken = leaver.join().unwrap();
+        sender.finish();
+        let receiver = edge.receiver(0);
+        let mut rest = 0;
+        while let Received::Chunk(_) = receiver.recv(None) {
+            rest += 1;
+        }
+        assert_eq!(taken + rest, 1);
+        assert_eq!(edge.outstanding(), Cost::default());
     });
 }

@@ -3,7 +3,7 @@
 
 use std::{sync::Arc, thread};
 
-use millstream_edge::{Control, Cost, Credit, Edge, EdgeOptions, Ledger, Limits, MAX_CHUNK, Received};
+use millstream_edge::{Control, Cost, Credit, Edge, EdgeOptions, Ledger, Limits, MAX_CHUNK, Received, Standing};
 use proptest::prelude::*;
 
 #[derive(Clone, Debug)]
@@ -191,4 +191,63 @@ fn the_queue_survives_its_consumer() {
     let Received::Chunk(chunk) = edge.receiver(0).recv(None) else { panic!("the chunk is still there") };
     assert_eq!(chunk.into_parts().0, [1, 2]);
     assert!(matches!(edge.receiver(0).recv(None), Received::Control(Control::Barrier(5))));
+}
+
+/// Consumers come and go while records come: each record once, those of a shard in order, and the end for everybody.
+#[test]
+fn shards_keep_their_order_whoever_comes_and_goes() {
+    for seed in 0..12u64 {
+        let mut dice = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+        let mut roll = move |sides: u64| {
+            dice ^= dice << 13;
+            dice ^= dice >> 7;
+            dice ^= dice << 17;
+            (dice >> 16) % sides
+        };
+        const CONSUMERS: usize = 4;
+        let (shards, count) = (1 + roll(12) as usize, 1_000 + roll(2_000));
+        let limits = Limits { records: 8 + roll(200) as u32, bytes: 1 << 20 };
+        let edge = Edge::new(EdgeOptions::new(limits).consumers(CONSUMERS).shards(shards, 1 + roll(4) as usize));
+        let seen = std::sync::Mutex::new(Vec::new());
+        let over = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let sender = edge.sender();
+            let pushes: Vec<_> = (0..count).map(|item| (roll(shards as u64) as usize, item)).collect();
+            scope.spawn(move || {
+                for (shard, item) in pushes {
+                    sender.send(shard, vec![(shard, item)], Cost { records: 1, bytes: 1 }).unwrap();
+                }
+                sender.finish();
+            });
+            let (edge, seen, over) = (&edge, &seen, &over);
+            for consumer in 0..CONSUMERS {
+                let receiver = edge.receiver(consumer);
+                scope.spawn(move || {
+                    receiver.enter();
+                    loop {
+                        if receiver.owes() && receiver.settle() == Standing::Out {
+                            // It comes back.
+                            receiver.enter();
+                        }
+                        match receiver.recv(None) {
+                            Received::Chunk(chunk) => seen.lock().unwrap().extend(chunk.into_parts().0),
+                            Received::Control(Control::EndOfStream) => return over.store(true, std::sync::atomic::Ordering::SeqCst),
+                            Received::Control(_) | Received::TimedOut => {}
+                            Received::Closed => panic!("nobody closes it"),
+                        }
+                    }
+                });
+            }
+            while !over.load(std::sync::atomic::Ordering::SeqCst) {
+                edge.leave(roll(CONSUMERS as u64) as usize);
+                std::thread::sleep(std::time::Duration::from_micros(roll(200)));
+            }
+        });
+        let seen = seen.into_inner().unwrap();
+        assert_eq!(seen.len() as u64, count, "seed {seed}");
+        for shard in 0..shards {
+            assert!(seen.iter().filter(|(of, _)| *of == shard).is_sorted(), "seed {seed}, shard {shard}");
+        }
+        assert_eq!(edge.outstanding(), Cost::default());
+    }
 }

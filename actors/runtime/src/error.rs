@@ -223,6 +223,18 @@ pub enum ControlError {
     /// It has no stage of this name.
     #[error("the pipeline has no stage `{0}`")]
     NoSuchStage(String),
+    /// The stage was not given a range of replicas that holds this many.
+    #[error("stage `{stage}` has from {fewest} to {most} replicas, not {asked}")]
+    OutOfRange {
+        /// The stage.
+        stage: String,
+        /// How many were asked for.
+        asked: usize,
+        /// The fewest.
+        fewest: usize,
+        /// The most.
+        most: usize,
+    },
 }
 
 /// Why a pipeline could not be built or did not end well.

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use millstream_runtime::{Pipeline, Record, RunInference, channel, for_each, handler, ms};
+use millstream_runtime::{Pipeline, Record, RunInference, StageOptions, channel, for_each, handler, ms};
 
 /// Ticks of CPU that the process has used, in user and system mode.
 fn ticks() -> u64 {
@@ -24,7 +24,12 @@ fn waiting_is_free_and_the_end_is_clean() {
     let before = threads();
     let (push, source) = channel(16);
     let model = handler("m", |batch: &[&u32]| Ok(vec![0u8; batch.len()]));
-    let handle = Pipeline::from(source).map("a", |x| x).infer("model", RunInference::new(model).replicas(2)).sink(for_each(|_| {})).spawn().unwrap();
+    let handle = Pipeline::from(source)
+        .map_with("a", StageOptions::new().replicas(1..=4), |x| x)
+        .infer("model", RunInference::new(model).replicas(2..=3))
+        .sink(for_each(|_| {}))
+        .spawn()
+        .unwrap();
     push.send(Record::new(1).deadline(Instant::now() + Duration::from_secs(60))).unwrap();
     thread::sleep(ms(200));
     assert_eq!(handle.snapshot().counts.ok, 1);

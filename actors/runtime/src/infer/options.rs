@@ -7,7 +7,7 @@ use crate::{
     batch::{BatchOptions, Sizing},
     envelope::{Envelope, Header, Key},
     error::StageError,
-    stage::{OnError, StageOptions},
+    stage::{OnError, Replicas, StageOptions},
 };
 
 /// An example as the model takes it: the record itself, or what preprocessing made of it.
@@ -59,7 +59,7 @@ impl<H: ModelHandler> RunInference<H::Input, H> {
         let prepare: Prepare<T, H::Input> = Arc::new(move |record| prepare(record).map_err(Into::into));
         let RunInference { handler, batch, stage, memory, bucket, remembers, .. } = self;
         let remembers = remembers.map(Remembers::anew);
-        let mut stage_options = StageOptions::new().replicas(stage.replicas);
+        let mut stage_options = StageOptions::new().replicas(stage.fewest..=stage.replicas);
         stage_options.on_error = stage.on_error;
         stage_options.expansion = stage.expansion;
         RunInference { handler, input: Input::Made(prepare), batch, stage: stage_options, letter: None, memory, bucket, part: None, remembers }
@@ -197,9 +197,9 @@ impl<T, H: ModelHandler> RunInference<T, H> {
         self
     }
 
-    /// How many threads run the model; each run uses one.
+    /// How many threads run the model; each run uses one. See [`Replicas`] for a range.
     #[must_use]
-    pub fn replicas(mut self, replicas: usize) -> Self {
+    pub fn replicas(mut self, replicas: impl Replicas) -> Self {
         self.stage = self.stage.replicas(replicas);
         self
     }

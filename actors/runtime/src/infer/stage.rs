@@ -14,7 +14,7 @@ use crate::{
     batch::{BatchLimit, BatchOptions, Pace, Pending},
     envelope::Envelope,
     metrics::StageMetrics,
-    stage::{Entrance, Exit, Orders, Stage, StageShared, Start, spawn_worker},
+    stage::{Entrance, Exit, Orders, Outlet, Stage, StageShared, Start, spawn_worker},
     supervise::AnyEdge,
 };
 
@@ -106,6 +106,11 @@ impl<T: Send + 'static, H: ModelHandler> Stage for InferStage<T, H> {
 
     fn orders(&self) -> Option<(&Orders, &dyn AnyEdge)> {
         Some((&self.0.shared.orders, &*self.0.inlet))
+    }
+
+    fn conclude(&self, replica: usize) {
+        // What cannot be told was closed, and knows.
+        let _ = Outlet::new(Some(&self.0.outlet), &self.0.shared.metrics, replica).finish();
     }
 
     fn start(&self, start: Start, done: Box<dyn FnOnce(Exit) + Send>) -> io::Result<JoinHandle<()>> {

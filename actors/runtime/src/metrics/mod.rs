@@ -10,7 +10,7 @@ mod snapshot;
 use std::{
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicU8, AtomicU64, Ordering},
+        atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -28,7 +28,10 @@ use crate::{batch::ReleaseReason, infer::ModelId, supervise::StageState};
 /// One stage's counters.
 pub(crate) struct StageMetrics {
     pub(crate) name: Arc<str>,
-    pub(crate) replicas: usize,
+    /// The fewest and the most replicas.
+    pub(crate) bounds: (usize, usize),
+    /// Those that run, or are about to.
+    pub(crate) replicas: AtomicUsize,
     pub(crate) records_in: AtomicU64,
     pub(crate) records_out: AtomicU64,
     pub(crate) consumed: AtomicU64,
@@ -59,10 +62,11 @@ pub(crate) struct StageMetrics {
 }
 
 impl StageMetrics {
-    pub(crate) fn new(name: Arc<str>, replicas: usize) -> Self {
+    pub(crate) fn new(name: Arc<str>, bounds: (usize, usize)) -> Self {
         StageMetrics {
             name,
-            replicas,
+            bounds,
+            replicas: AtomicUsize::new(bounds.0),
             records_in: AtomicU64::new(0),
             records_out: AtomicU64::new(0),
             consumed: AtomicU64::new(0),

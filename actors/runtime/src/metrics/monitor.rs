@@ -24,6 +24,11 @@ impl Monitor {
         self.stages.iter().position(|metrics| *metrics.name == *stage)
     }
 
+    /// The fewest and the most replicas of a stage.
+    pub(crate) fn bounds_of(&self, index: usize) -> (usize, usize) {
+        self.stages[index].bounds
+    }
+
     /// All counters as they are now.
     pub fn snapshot(&self) -> Snapshot {
         let accounts = &self.plumbing.accounts;

@@ -45,7 +45,7 @@ pub struct EdgeSnapshot {
 pub struct StageSnapshot {
     /// Its name.
     pub name: String,
-    /// How many replicas it has.
+    /// How many replicas it has at present.
     pub replicas: usize,
     /// Its state.
     pub state: StageState,
@@ -100,7 +100,7 @@ impl StageSnapshot {
         let read = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
         StageSnapshot {
             name: metrics.name.to_string(),
-            replicas: metrics.replicas,
+            replicas: metrics.replicas.load(Ordering::Relaxed),
             state: metrics.state(),
             records_in: read(&metrics.records_in),
             records_out: read(&metrics.records_out),

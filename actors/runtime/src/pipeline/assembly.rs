@@ -37,6 +37,10 @@ use crate::{
 const EDGE_RECORDS: u32 = 1024;
 /// Bytes on an edge, unless the budget is smaller.
 const EDGE_BYTES: u64 = 64 << 20;
+/// Shards on the edge into a stage whose replicas come and go: as many for each of one, two, three or four ...
+const SHARDS: usize = 12;
+/// ... and at least so many for each of more.
+const SHARDS_EACH: usize = 3;
 /// Shadow copies get this part of what is for records.
 const SHADOW_SHARE: u64 = 4;
 
@@ -46,7 +50,9 @@ pub(crate) struct StageInfo {
     pub(crate) name: Arc<str>,
     /// The name was given to this very stage: no other may have it. (A second sink of a kind is numbered instead.)
     pub(crate) named: bool,
+    /// The most.
     pub(crate) replicas: usize,
+    pub(crate) fewest: usize,
     /// The largest batch, for a stage that batches.
     pub(crate) batch: Option<(usize, usize)>,
     /// How many times larger a record leaves it.
@@ -76,6 +82,7 @@ impl StageInfo {
             name: name.into(),
             named: true,
             replicas: 1,
+            fewest: 1,
             batch: None,
             expansion: 1.0,
             keyed,
@@ -93,6 +100,7 @@ impl StageInfo {
     /// With what the options of a stage say.
     pub(crate) fn with<T, U>(mut self, options: &StageOptions<T, U>) -> Self {
         self.replicas = options.replicas;
+        self.fewest = options.fewest;
         self.expansion = options.expansion;
         self.on_error = options.on_error;
         self
@@ -103,6 +111,11 @@ impl StageInfo {
         let batch = self.batch.map_or(0, |(_, most)| most);
         let room = u32::try_from(batch.saturating_mul(self.replicas + 1)).unwrap_or(u32::MAX);
         Limits { records: records.max(room), bytes }
+    }
+
+    /// Whether its replicas come and go.
+    fn varies(&self) -> bool {
+        self.fewest < self.replicas
     }
 
     pub(super) fn runs_model(&self) -> bool {
@@ -166,7 +179,10 @@ impl Assembly {
                 Order::Total { .. } => true,
             };
         let producers = self.wiring.before[index].iter().map(|before| self.infos[*before].replicas).sum();
-        let options = EdgeOptions::new(limits).producers(producers).consumers(info.replicas).keyed(info.replicas > 1 && keyed);
+        let mut options = EdgeOptions::new(limits).producers(producers).consumers(info.replicas).keyed(info.replicas > 1 && keyed);
+        if info.varies() {
+            options = options.shards(SHARDS.max(info.replicas * SHARDS_EACH), info.fewest);
+        }
         let edge = Edge::new(options);
         self.edges.push((index, edge.clone()));
         edge
@@ -223,6 +239,17 @@ pub(super) fn problems(wiring: &Wiring, infos: &[StageInfo], options: &Options) 
         for (way, behind) in wiring.behind[index].iter().enumerate() {
             if behind.is_none() {
                 problems.push(format!("way {way} out of stage `{}` leads to no sink of this pipeline", stage.name));
+            }
+        }
+        if stage.varies() {
+            let why = [
+                (options.checkpoints.is_some(), "checkpoints need a number"),
+                (infos.iter().any(|info| info.keeps_time), "event time needs a number"),
+                (stage.bears, "windows need a number"),
+                (stage.remembers.is_some(), "states of sequences need a number"),
+            ];
+            for (_, why) in why.iter().filter(|(holds, _)| *holds) {
+                problems.push(format!("stage `{}` has a range of replicas, {why}", stage.name));
             }
         }
         if let Some(problem) = stage.problem {
@@ -349,7 +376,7 @@ pub(super) fn start(pipeline: Pipeline) -> Result<Handle, PipelineError> {
     let accounts = Accounts::new(entry, shadow, sequence.clone(), options.observer);
     let sources = infos.iter().zip(&wiring.before).filter(|(_, before)| before.is_empty()).map(|(info, _)| info.name.clone());
     let dead = Arc::new(DeadLetters::new(sources.collect(), options.dead_letters));
-    let metrics: Vec<_> = infos.iter().map(|info| Arc::new(StageMetrics::new(info.name.clone(), info.replicas))).collect();
+    let metrics: Vec<_> = infos.iter().map(|info| Arc::new(StageMetrics::new(info.name.clone(), (info.fewest, info.replicas)))).collect();
 
     let mut assembly = Assembly {
         infos,
@@ -403,7 +430,7 @@ pub(super) fn start(pipeline: Pipeline) -> Result<Handle, PipelineError> {
 
     let started = Instant::now();
     let plumbing = Arc::new(Plumbing { edges, stop, abort, accounts: accounts.clone(), checkpoints, threads: AtomicUsize::new(0) });
-    let host = Host::start(stages, plumbing.clone(), groups)?;
+    let host = Host::start(stages, plumbing.clone(), groups, options.scaling)?;
     if let (Some(checkpoints), Some((store, every))) = (&plumbing.checkpoints, store)
         && let Err(error) = checkpoints.start(store, every)
     {

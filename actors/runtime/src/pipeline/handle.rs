@@ -41,6 +41,22 @@ impl Remote {
         Ok(())
     }
 
+    /// Changes how many replicas a stage has, within the range that it was given. New ones begin to take records when their
+    /// instances are made; those that go finish what they have in hand. Nothing is lost, and keys keep their order. Unless
+    /// [`Scaling`](crate::Scaling) is by hand, the load may change it again.
+    ///
+    /// # Errors
+    /// If there is no such stage, or its range does not hold so many.
+    pub fn scale(&self, stage: &str, replicas: usize) -> Result<(), ControlError> {
+        let index = self.1.index_of(stage).ok_or_else(|| ControlError::NoSuchStage(stage.to_owned()))?;
+        let (fewest, most) = self.1.bounds_of(index);
+        if !(fewest..=most).contains(&replicas) {
+            return Err(ControlError::OutOfRange { stage: stage.to_owned(), asked: replicas, fewest, most });
+        }
+        self.0.scale(index, replicas);
+        Ok(())
+    }
+
     /// Stops the sources; what was let in is finished.
     pub fn drain(&self) {
         self.0.stop(Mode::Drain, None);
@@ -83,6 +99,14 @@ impl Handle {
     /// As [`Remote::restart`].
     pub fn restart(&self, stage: &str) -> Result<(), ControlError> {
         self.remote().restart(stage)
+    }
+
+    /// Changes how many replicas a stage has; see [`Remote::scale`].
+    ///
+    /// # Errors
+    /// As [`Remote::scale`].
+    pub fn scale(&self, stage: &str, replicas: usize) -> Result<(), ControlError> {
+        self.remote().scale(stage, replicas)
     }
 
     /// All counters as they are now.

@@ -30,7 +30,7 @@ use crate::{
     metrics::Report,
     outcome::Observer,
     source::Source,
-    supervise::Supervision,
+    supervise::{Scaling, Supervision},
     time::{Clock, SystemClock},
 };
 
@@ -75,6 +75,7 @@ pub(crate) struct Options {
     pub(crate) supervision: Supervision,
     /// Stages that stand and fall together: a name, theirs, and how crashes are answered.
     pub(crate) groups: Vec<(String, Vec<String>, Supervision)>,
+    pub(crate) scaling: Scaling,
     pub(crate) dead_letters: Option<Box<dyn DeadLetterSink>>,
     pub(crate) observer: Option<Arc<dyn Observer>>,
     pub(crate) on_drop: OnDrop,
@@ -91,6 +92,7 @@ impl Default for Options {
             order: Order::PerKey,
             supervision: Supervision::default(),
             groups: Vec::new(),
+            scaling: Scaling::default(),
             dead_letters: None,
             observer: None,
             on_drop: OnDrop::Abort,
@@ -208,6 +210,13 @@ impl Pipeline {
     #[must_use]
     pub fn group<'s>(mut self, name: &str, stages: impl IntoIterator<Item = &'s str>, supervision: Supervision) -> Self {
         self.options.groups.push((name.to_owned(), stages.into_iter().map(str::to_owned).collect(), supervision));
+        self
+    }
+
+    /// When stages that were given a range of replicas ([`crate::Replicas`]) get more of them or lose some.
+    #[must_use]
+    pub fn scaling(mut self, scaling: Scaling) -> Self {
+        self.options.scaling = scaling;
         self
     }
 

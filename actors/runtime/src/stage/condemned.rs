@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use millstream_edge::{Control, Edge, Received};
+use millstream_edge::{Control, Edge, Received, Standing};
 
 use super::{Entrance, Exit, Outlet, StageShared};
 use crate::{
@@ -39,6 +39,7 @@ impl<T: Send, U> Condemned<'_, T, U> {
     /// Why it stopped before the end.
     fn stream(&self, replica: usize, mut left: Vec<Envelope<T>>, mut ended: bool, outlet: &mut Outlet<U>, tally: &mut Tally) -> Option<Exit> {
         let receiver = self.inlet.receiver(replica);
+        receiver.enter();
         loop {
             for envelope in left.drain(..) {
                 if let Err(cause) = self.bury(envelope, tally) {
@@ -48,6 +49,9 @@ impl<T: Send, U> Condemned<'_, T, U> {
             tally.flush(&self.shared.accounts);
             if ended {
                 return None;
+            }
+            if receiver.owes() && receiver.settle() == Standing::Out {
+                return Some(Exit::Retired);
             }
             match receiver.recv(None) {
                 Received::Chunk(chunk) => {

@@ -20,7 +20,7 @@ pub use branch::Out;
 pub(crate) use branch::{CopyFn, CopyKind, RouteFn, Scatter, Siding, SortFn, Switch};
 pub(crate) use condemned::Condemned;
 pub(crate) use gather::{GatherStage, Group, GroupBy, Lonely, Picked, Rule};
-pub use options::{OnError, SinkOptions, StageOptions};
+pub use options::{OnError, Replicas, SinkOptions, StageOptions};
 pub(crate) use orders::Orders;
 pub(crate) use outlet::{EdgeEntrance, Entrance, Outlet, Outward};
 pub(crate) use source_worker::{Admission, SourceStage};
@@ -124,6 +124,8 @@ pub(crate) enum Exit {
     Crashed(Fault),
     /// It was asked to end, and left nothing half-done: a fresh instance goes on.
     Recalled,
+    /// It gave its share of the work away, as it was asked to.
+    Retired,
     /// Nothing can go on.
     Failed(Cause),
 }
@@ -136,6 +138,11 @@ pub(crate) trait Stage: Send {
     /// they cannot be replaced.
     fn orders(&self) -> Option<(&Orders, &dyn AnyEdge)> {
         None
+    }
+
+    /// Says to what follows that nothing will come from a replica that does not run.
+    fn conclude(&self, replica: usize) {
+        let _ = replica;
     }
 
     /// Starts a worker; `done` is called at the end of its thread.

@@ -1,6 +1,6 @@
 //! How a stage runs and what it does about errors.
 
-use std::{sync::Arc, time::Duration};
+use std::{ops::RangeInclusive, sync::Arc, time::Duration};
 
 use super::transform::Nothing;
 
@@ -22,9 +22,33 @@ pub enum OnError {
     Fail,
 }
 
+/// How many threads run a stage: a number, or a range of numbers within which the stage follows its load (see
+/// [`crate::Scaling`]) and [`crate::Handle::scale`].
+///
+/// What an instance remembers of keys stays with it when its keys go to another replica: a stage with a range should remember
+/// nothing. Neither event time nor checkpoints go together with ranges.
+pub trait Replicas {
+    /// The fewest and the most.
+    fn bounds(self) -> (usize, usize);
+}
+
+impl Replicas for usize {
+    fn bounds(self) -> (usize, usize) {
+        (self, self)
+    }
+}
+
+impl Replicas for RangeInclusive<usize> {
+    fn bounds(self) -> (usize, usize) {
+        (*self.start(), *self.end())
+    }
+}
+
 /// Options of one stage that takes `T` and gives `U`.
 pub struct StageOptions<T, U> {
+    /// The most.
     pub(crate) replicas: usize,
+    pub(crate) fewest: usize,
     pub(crate) on_error: OnError,
     pub(crate) keep: Option<Keep<T>>,
     pub(crate) encode: Option<Encode<T>>,
@@ -42,6 +66,7 @@ impl<T, U> Clone for StageOptions<T, U> {
     fn clone(&self) -> Self {
         StageOptions {
             replicas: self.replicas,
+            fewest: self.fewest,
             on_error: self.on_error,
             keep: self.keep.clone(),
             encode: self.encode.clone(),
@@ -54,7 +79,7 @@ impl<T, U> Clone for StageOptions<T, U> {
 
 impl<T, U> Default for StageOptions<T, U> {
     fn default() -> Self {
-        StageOptions { replicas: 1, on_error: OnError::Skip, keep: None, encode: None, expansion: 1.0, measure: None, idle_after: None }
+        StageOptions { replicas: 1, fewest: 1, on_error: OnError::Skip, keep: None, encode: None, expansion: 1.0, measure: None, idle_after: None }
     }
 }
 
@@ -64,10 +89,12 @@ impl<T, U> StageOptions<T, U> {
         Self::default()
     }
 
-    /// How many threads run the stage.
+    /// How many threads run the stage; see [`Replicas`].
     #[must_use]
-    pub fn replicas(mut self, replicas: usize) -> Self {
-        self.replicas = replicas.max(1);
+    pub fn replicas(mut self, replicas: impl Replicas) -> Self {
+        let (fewest, most) = replicas.bounds();
+        self.fewest = fewest.max(1);
+        self.replicas = most.max(self.fewest);
         self
     }
 

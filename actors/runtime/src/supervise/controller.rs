@@ -3,7 +3,7 @@
 use std::{
     sync::{Arc, atomic::Ordering},
     thread::JoinHandle,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use actix::{Actor, AsyncContext, Context, Handler, Message};
@@ -12,6 +12,7 @@ use super::{
     Plumbing, StageState,
     mailbox::Mailbox,
     root::{Crashed, Failed, Root, StageEnded},
+    scaling::{Load, Scaler, Scaling},
 };
 use crate::{
     error::{Cause, Fault},
@@ -25,7 +26,12 @@ pub(super) struct Controller {
     metrics: Arc<StageMetrics>,
     root: Mailbox<Root>,
     plumbing: Arc<Plumbing>,
+    /// As many as there may be; those beyond the target are vacant, or on their way to be.
     workers: Vec<Worker>,
+    /// How many replicas there should be.
+    target: usize,
+    scaling: Scaling,
+    scaler: Scaler,
     /// The pipeline is being aborted: nothing is started any more.
     halted: bool,
 }
@@ -35,6 +41,8 @@ struct Worker {
     thread: Option<JoinHandle<()>>,
     incarnation: u32,
     ended: bool,
+    /// It does not run at present.
+    vacant: bool,
 }
 
 /// A worker's thread is about to end.
@@ -59,6 +67,12 @@ pub(super) enum What {
     Escalate(u32),
 }
 
+/// There are to be so many replicas.
+pub(super) struct Resize(pub(super) usize);
+
+/// Something waits for the stage, whose replicas may vary.
+struct Pressed;
+
 /// All workers are to be replaced by fresh ones, each when it has nothing in hand.
 pub(super) struct Recall;
 
@@ -76,6 +90,14 @@ impl Message for Answer {
     type Result = ();
 }
 
+impl Message for Resize {
+    type Result = ();
+}
+
+impl Message for Pressed {
+    type Result = ();
+}
+
 impl Message for Recall {
     type Result = ();
 }
@@ -89,10 +111,12 @@ impl Message for Draining {
 }
 
 impl Controller {
-    pub(super) fn new(index: usize, stage: Box<dyn Stage>, root: Mailbox<Root>, plumbing: Arc<Plumbing>) -> Self {
+    pub(super) fn new(index: usize, stage: Box<dyn Stage>, root: Mailbox<Root>, plumbing: Arc<Plumbing>, scaling: Scaling) -> Self {
         let metrics = stage.metrics().clone();
-        let workers = (0..metrics.replicas).map(|_| Worker::default()).collect();
-        Controller { index, stage: Some(stage), metrics, root, plumbing, workers, halted: false }
+        let (fewest, most) = metrics.bounds;
+        let workers = (0..most).map(|replica| Worker { vacant: replica >= fewest, ..Worker::default() }).collect();
+        let scaler = Scaler::new(scaling);
+        Controller { index, stage: Some(stage), metrics, root, plumbing, workers, target: fewest, scaling, scaler, halted: false }
     }
 
     fn start_worker(&mut self, replica: usize, context: &mut Context<Self>) {
@@ -120,6 +144,48 @@ impl Controller {
         }
     }
 
+    /// Has vacant places filled, or those who are too many retire.
+    fn resize(&mut self, target: usize, context: &mut Context<Self>) {
+        // A stage that comes to its end stays as it is.
+        if self.halted || target == self.target || self.workers.iter().any(|worker| worker.ended) {
+            return;
+        }
+        tracing::info!(stage = %self.metrics.name, from = self.target, to = target, "replicas change");
+        self.target = target;
+        self.metrics.replicas.store(target, Ordering::Relaxed);
+        self.scaler.changed(Instant::now());
+        for replica in 0..target {
+            if std::mem::take(&mut self.workers[replica].vacant) {
+                self.start_worker(replica, context);
+            }
+        }
+        let Some((_, inlet)) = self.stage.as_ref().and_then(|stage| stage.orders()) else { return };
+        for (replica, worker) in self.workers.iter().enumerate().skip(target) {
+            if !worker.vacant {
+                inlet.leave(replica);
+            }
+        }
+    }
+
+    /// Looks at the load, and again after a while, as long as something waits or there are more replicas than must be.
+    fn look(&mut self, context: &mut Context<Self>) {
+        let Some((_, inlet)) = self.stage.as_ref().filter(|_| !self.halted).and_then(|stage| stage.orders()) else { return };
+        let load = Load {
+            queued: u64::from(inlet.outstanding().records),
+            taken: self.metrics.records_in.load(Ordering::Relaxed),
+            busy: Duration::from_nanos(self.metrics.busy_nanos.load(Ordering::Relaxed)),
+        };
+        let bounds = self.metrics.bounds;
+        if load.queued == 0 && self.target == bounds.0 && inlet.rest() {
+            return self.scaler.pause();
+        }
+        let wanted = self.scaler.look(Instant::now(), load, self.target, bounds);
+        if let Some(wanted) = wanted {
+            self.resize(wanted, context);
+        }
+        context.run_later(self.scaling.every, |controller, context| controller.look(context));
+    }
+
     /// Asks all workers but those that are to begin anyway to end when they have nothing in hand.
     fn recall(&mut self) {
         let Some((orders, inlet)) = self.stage.as_ref().and_then(|stage| stage.orders()) else { return };
@@ -141,7 +207,16 @@ impl Controller {
     /// A replica will not run again.
     fn end(&mut self, replica: usize) {
         self.workers[replica].ended = true;
-        if self.workers.iter().all(|worker| worker.ended) && self.stage.is_some() {
+        self.look_whether_over();
+    }
+
+    fn look_whether_over(&mut self) {
+        if self.workers.iter().all(|worker| worker.ended || worker.vacant)
+            && let Some(stage) = &self.stage
+        {
+            if !self.halted {
+                self.workers.iter().enumerate().filter(|(_, worker)| !worker.ended).for_each(|(replica, _)| stage.conclude(replica));
+            }
             // The stage's half-done work ends here, before the pipeline does its accounts.
             self.stage = None;
             if !matches!(self.metrics.state(), StageState::Failed | StageState::Quarantined) {
@@ -157,8 +232,13 @@ impl Actor for Controller {
 
     fn started(&mut self, context: &mut Self::Context) {
         self.metrics.set_state(StageState::Starting);
-        for replica in 0..self.workers.len() {
+        for replica in 0..self.target {
             self.start_worker(replica, context);
+        }
+        let inlet = self.stage.as_ref().and_then(|stage| stage.orders()).map(|(_, inlet)| inlet);
+        if let Some(inlet) = inlet.filter(|_| self.scaling.automatic && self.workers.len() > self.target) {
+            let myself = Mailbox::new(context.address());
+            inlet.watch(Box::new(move || myself.tell(Pressed)));
         }
     }
 }
@@ -174,11 +254,17 @@ impl Handler<WorkerEnded> for Controller {
         }
         match exit {
             Exit::Finished | Exit::Aborted => self.end(replica),
-            Exit::Crashed(_) | Exit::Recalled if self.halted => self.end(replica),
+            Exit::Crashed(_) | Exit::Recalled | Exit::Retired if self.halted => self.end(replica),
             Exit::Crashed(fault) => self.root.tell(Crashed { index: self.index, replica, fault }),
             Exit::Recalled => {
                 add(&self.metrics.recalls, 1);
                 self.start_worker(replica, context);
+            }
+            // It is wanted again meanwhile.
+            Exit::Retired if replica < self.target => self.start_worker(replica, context),
+            Exit::Retired => {
+                self.workers[replica].vacant = true;
+                self.look_whether_over();
             }
             Exit::Failed(cause) => {
                 self.fail(cause, StageState::Failed);
@@ -223,6 +309,27 @@ impl Handler<Answer> for Controller {
                 self.end(replica);
             }
         }
+    }
+}
+
+impl Handler<Resize> for Controller {
+    type Result = ();
+
+    fn handle(&mut self, Resize(target): Resize, context: &mut Self::Context) {
+        self.resize(target, context);
+        // What was changed by hand may be changed back when the load says so.
+        let inlet = self.stage.as_ref().and_then(|stage| stage.orders()).map(|(_, inlet)| inlet);
+        if self.scaling.automatic && inlet.is_some_and(|inlet| inlet.hold()) {
+            self.look(context);
+        }
+    }
+}
+
+impl Handler<Pressed> for Controller {
+    type Result = ();
+
+    fn handle(&mut self, _: Pressed, context: &mut Self::Context) {
+        self.look(context);
     }
 }
 

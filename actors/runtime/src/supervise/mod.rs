@@ -9,6 +9,7 @@ mod group;
 mod intensity;
 mod mailbox;
 mod root;
+mod scaling;
 
 use std::{
     io,
@@ -25,11 +26,12 @@ use crossbeam::channel::{Receiver, bounded};
 pub(crate) use group::Groups;
 pub use intensity::{Exceeded, Strategy, Supervision};
 use millstream_edge::{Cost, Limits};
+pub use scaling::Scaling;
 
 use self::{
     controller::Controller,
     mailbox::Mailbox,
-    root::{Renew, Root, Shutdown},
+    root::{Renew, Root, Scale, Shutdown},
 };
 use crate::{checkpoint::Checkpoints, error::Cause, signal::Switch, stage::Stage, ticket::Accounts};
 
@@ -105,6 +107,10 @@ pub(crate) trait AnyEdge: Send + Sync {
     fn purge(&self);
     fn outstanding(&self) -> Cost;
     fn limits(&self) -> Limits;
+    fn leave(&self, consumer: usize) -> bool;
+    fn watch(&self, watcher: Box<dyn Fn() + Send + Sync>);
+    fn hold(&self) -> bool;
+    fn rest(&self) -> bool;
 }
 
 impl<T: Send> AnyEdge for millstream_edge::Edge<T> {
@@ -126,6 +132,22 @@ impl<T: Send> AnyEdge for millstream_edge::Edge<T> {
 
     fn limits(&self) -> Limits {
         millstream_edge::Edge::limits(self)
+    }
+
+    fn leave(&self, consumer: usize) -> bool {
+        millstream_edge::Edge::leave(self, consumer)
+    }
+
+    fn watch(&self, watcher: Box<dyn Fn() + Send + Sync>) {
+        millstream_edge::Edge::watch(self, watcher);
+    }
+
+    fn hold(&self) -> bool {
+        millstream_edge::Edge::hold(self)
+    }
+
+    fn rest(&self) -> bool {
+        millstream_edge::Edge::rest(self)
     }
 }
 
@@ -182,7 +204,7 @@ pub(crate) struct Host {
 
 impl Host {
     /// Starts the control thread, and on it the actors, which start the stages.
-    pub(crate) fn start(stages: Vec<Box<dyn Stage>>, plumbing: Arc<Plumbing>, groups: Groups) -> io::Result<Self> {
+    pub(crate) fn start(stages: Vec<Box<dyn Stage>>, plumbing: Arc<Plumbing>, groups: Groups, scaling: Scaling) -> io::Result<Self> {
         let (ready, root) = bounded(1);
         let (end, ended) = bounded(1);
         let thread = thread::Builder::new().name("millstream-control".into()).spawn(move || {
@@ -194,7 +216,7 @@ impl Host {
                     // The receiver waits for it below.
                     let _ = ready.send(mailbox.clone());
                     let controllers = stages.into_iter().enumerate().map(|(index, stage)| {
-                        let controller = Controller::new(index, stage, mailbox.clone(), plumbing.clone());
+                        let controller = Controller::new(index, stage, mailbox.clone(), plumbing.clone(), scaling);
                         Mailbox::new(controller.start())
                     });
                     root.with_controllers(controllers.collect())
@@ -236,6 +258,11 @@ impl Host {
 pub(crate) struct Stopper(Mailbox<Root>);
 
 impl Stopper {
+    /// Asks for so many replicas of a stage.
+    pub(crate) fn scale(&self, index: usize, replicas: usize) {
+        self.0.tell(Scale { index, replicas });
+    }
+
     /// Asks for fresh instances of a stage.
     pub(crate) fn renew(&self, index: usize) {
         self.0.tell(Renew { index });

@@ -10,7 +10,7 @@ use crossbeam::channel::Sender;
 
 use super::{
     End, Mode, Plumbing,
-    controller::{Answer, Controller, Draining, Halt, Recall, What},
+    controller::{Answer, Controller, Draining, Halt, Recall, Resize, What},
     group::{Groups, Verdict},
     mailbox::Mailbox,
 };
@@ -50,6 +50,12 @@ pub(super) struct Renew {
     pub(super) index: usize,
 }
 
+/// The owner wants so many replicas of a stage.
+pub(super) struct Scale {
+    pub(super) index: usize,
+    pub(super) replicas: usize,
+}
+
 /// The pipeline cannot go on.
 pub(super) struct Failed(pub(super) Cause);
 
@@ -68,6 +74,10 @@ impl Message for Crashed {
 }
 
 impl Message for Renew {
+    type Result = ();
+}
+
+impl Message for Scale {
     type Result = ();
 }
 
@@ -153,6 +163,14 @@ impl Handler<Renew> for Root {
 
     fn handle(&mut self, message: Renew, _: &mut Self::Context) {
         self.controllers[message.index].tell(Recall);
+    }
+}
+
+impl Handler<Scale> for Root {
+    type Result = ();
+
+    fn handle(&mut self, message: Scale, _: &mut Self::Context) {
+        self.controllers[message.index].tell(Resize(message.replicas));
     }
 }
 

@@ -19,6 +19,7 @@
 //!
 //! Halves go onto the stack so that the earlier one runs first: the order within the batch is kept.
 
+mod passing;
 mod sequences;
 
 use std::{
@@ -27,7 +28,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use millstream_edge::{Control, Cost, Credit, Received};
+use millstream_edge::{Control, Cost, Credit, Received, Standing};
 
 use self::sequences::turns;
 use super::{
@@ -42,7 +43,7 @@ use crate::{
     error::{Cause, ErrorKind, Fault, StageError},
     metrics::add,
     panics::guard,
-    stage::{Condemned, Exit, OnError, Outlet, Start},
+    stage::{Exit, OnError, Outlet, Start},
     supervise::StageState,
     ticket::Tally,
 };
@@ -56,6 +57,7 @@ enum Break {
     Aborted,
     Failed(Cause),
     Recalled,
+    Retired,
 }
 
 type Items<T, H> = Vec<Item<T, <H as ModelHandler>::Input>>;
@@ -120,7 +122,7 @@ impl<'a, T: Send + 'static, H: ModelHandler> Worker<'a, T, H> {
                 Ok(()) => Exit::Finished,
                 Err(_) => Exit::Aborted,
             },
-            Err(stop @ (Break::Crashed(_) | Break::Recalled)) => {
+            Err(stop @ (Break::Crashed(_) | Break::Recalled | Break::Retired)) => {
                 let _ = worker.outlet.flush();
                 let mut slot = parts.slot(start.replica);
                 slot.waiting = worker.batcher.take_all();
@@ -131,24 +133,15 @@ impl<'a, T: Send + 'static, H: ModelHandler> Worker<'a, T, H> {
                 slot.ended = worker.ended;
                 slot.watermark = worker.watermark;
                 slot.barrier = worker.barrier;
-                if let Break::Crashed(fault) = stop { Exit::Crashed(fault) } else { Exit::Recalled }
+                match stop {
+                    Break::Crashed(fault) => Exit::Crashed(fault),
+                    Break::Retired => Exit::Retired,
+                    _ => Exit::Recalled,
+                }
             }
             Err(Break::Aborted) => Exit::Aborted,
             Err(Break::Failed(cause)) => Exit::Failed(cause),
         }
-    }
-
-    /// Works on in quarantine.
-    fn condemned(parts: &Parts<T, H>, start: Start, fault: &Fault) -> Exit {
-        let (left, ended) = {
-            let mut slot = parts.slot(start.replica);
-            slot.held = None;
-            let in_groups: Vec<_> = std::mem::take(&mut slot.groups).into_iter().rev().flat_map(|group| group.items).collect();
-            let waiting = std::mem::take(&mut slot.waiting).into_iter().map(|pending| pending.item);
-            (in_groups.into_iter().chain(waiting).map(|item| item.envelope).collect(), slot.ended)
-        };
-        let encode = parts.run.letter.as_deref();
-        Condemned { shared: &parts.shared, inlet: &parts.inlet, outlet: Some(&parts.outlet), fault, encode }.run(start.replica, left, ended)
     }
 
     fn load(&mut self) -> Result<(), Break> {
@@ -176,6 +169,7 @@ impl<'a, T: Send + 'static, H: ModelHandler> Worker<'a, T, H> {
 
     fn stream(&mut self) -> Result<(), Break> {
         let receiver = self.parts.inlet.receiver(self.start.replica);
+        receiver.enter();
         loop {
             let worked = self.run_groups();
             self.tally.flush(&self.parts.shared.accounts);
@@ -188,7 +182,16 @@ impl<'a, T: Send + 'static, H: ModelHandler> Worker<'a, T, H> {
             if self.parts.shared.orders.is_recalled(self.start.replica) {
                 return Err(Break::Recalled);
             }
-            while !self.ended && self.barrier.is_none() && self.batcher.len() < self.batcher.fill_to(self.most()) {
+            // Others wait for what this replica is to give away: it takes nothing more until it has nothing in hand.
+            let owes = receiver.owes();
+            if owes && self.batcher.len() == 0 {
+                self.outlet.flush().map_err(|_| Break::Aborted)?;
+                match receiver.settle() {
+                    Standing::Out => return Err(Break::Retired),
+                    Standing::In => continue,
+                }
+            }
+            while !self.ended && !owes && self.barrier.is_none() && self.batcher.len() < self.batcher.fill_to(self.most()) {
                 match receiver.try_recv() {
                     Some(received) => self.take_in(received)?,
                     None => break,
@@ -197,12 +200,12 @@ impl<'a, T: Send + 'static, H: ModelHandler> Worker<'a, T, H> {
             self.drop_gone();
             let forget_at = self.forget_idle();
             let pace = &self.pace;
-            let all = self.ended || self.barrier.is_some();
+            let all = self.ended || owes || self.barrier.is_some();
             match self.batcher.decide(Instant::now(), self.limit.now().min(pace.next()), |items| pace.predict(items), all) {
                 Decision::Release(ReleaseReason::Drain, batch) if !self.ended => self.execute(ReleaseReason::Barrier, batch),
                 Decision::Release(reason, batch) => self.execute(reason, batch),
                 // Nothing waits any more: the barrier goes on.
-                Decision::Wait(_) if self.barrier.is_some() => {}
+                Decision::Wait(_) if owes || self.barrier.is_some() => {}
                 Decision::Wait(_) if self.ended => return self.last_checkpoint(),
                 Decision::Wait(until) => {
                     self.outlet.flush().map_err(|_| Break::Aborted)?;
@@ -260,39 +263,6 @@ impl<'a, T: Send + 'static, H: ModelHandler> Worker<'a, T, H> {
             Received::Control(_) | Received::TimedOut => Ok(()),
             Received::Closed => Err(Break::Aborted),
         }
-    }
-
-    /// Passes a barrier on, once nothing waits that came before it.
-    fn pass_barrier_on(&mut self) -> Result<(), Break> {
-        if self.batcher.len() == 0
-            && self.groups.is_empty()
-            && let Some(barrier) = self.barrier.take()
-        {
-            self.checkpoint(barrier)?;
-            self.outlet.control(Control::Barrier(barrier)).map_err(|_| Break::Aborted)?;
-        }
-        Ok(())
-    }
-
-    /// Passes a watermark on, as far as nobody who is earlier waits here, and idleness when nobody waits here.
-    fn pass_time_on(&mut self) -> Result<(), Break> {
-        if self.idle && self.batcher.len() == 0 && self.groups.is_empty() {
-            (self.idle, self.passed_on) = (false, i64::MIN);
-            self.outlet.control(Control::Idle).map_err(|_| Break::Aborted)?;
-        }
-        let Some(watermark) = self.watermark else { return Ok(()) };
-        let in_groups = self.groups.iter().flat_map(|group| &group.items);
-        let waiting = self.batcher.iter().map(|pending| &pending.item).chain(in_groups);
-        let earliest = waiting.filter_map(|item| item.envelope.head.event_time).min().unwrap_or(i64::MAX);
-        if earliest >= watermark {
-            self.watermark = None;
-        }
-        let time = earliest.min(watermark);
-        if time > self.passed_on {
-            self.passed_on = time;
-            self.outlet.control(Control::Watermark(time)).map_err(|_| Break::Aborted)?;
-        }
-        Ok(())
     }
 
     /// Prepares examples and puts them into the batcher.

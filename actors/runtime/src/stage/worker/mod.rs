@@ -18,7 +18,7 @@ use std::{
     time::Instant,
 };
 
-use millstream_edge::{Control, Edge, Received};
+use millstream_edge::{Control, Edge, Received, Standing};
 
 use super::{
     Context, Emit, Entrance, Exit, Factory, OnError, Orders, Outlet, Stage, StageOptions, StageShared, Start, Transform, condemned::Condemned, spawn_worker,
@@ -105,6 +105,11 @@ where
         Some((&self.0.shared.orders, &*self.0.inlet))
     }
 
+    fn conclude(&self, replica: usize) {
+        // What cannot be told was closed, and knows.
+        let _ = Outlet::new(self.0.outlet.as_ref(), &self.0.shared.metrics, replica).finish();
+    }
+
     fn start(&self, start: Start, done: Box<dyn FnOnce(Exit) + Send>) -> io::Result<JoinHandle<()>> {
         let parts = self.0.clone();
         spawn_worker(&parts.shared.name(), start, move || parts.run(start), done)
@@ -118,6 +123,8 @@ enum Break {
     Failed(Cause),
     /// Somebody else is to go on.
     Recalled,
+    /// It has given its share of the records away.
+    Retired,
 }
 
 impl From<EdgeClosed> for Break {
@@ -193,6 +200,7 @@ where
                 self.slot(start.replica).door = worker.door.take();
                 Exit::Recalled
             }
+            Err(Break::Retired) => Exit::Retired,
             Err(Break::Failed(cause)) => {
                 // The cause is known already: what a flush could add to it is in the log.
                 if let Ok(Err(error)) = guard(|| step.finish()) {
@@ -256,6 +264,7 @@ where
 {
     fn stream(&mut self, step: &mut S, replica: usize, mut ended: bool) -> Result<(), Break> {
         let receiver = self.parts.inlet.receiver(replica);
+        receiver.enter();
         let idle_after = self.parts.options.idle_after;
         let clock = &*self.parts.shared.clock;
         let patience = || idle_after.map(|time| clock.now() + time);
@@ -274,6 +283,9 @@ where
             }
             if self.parts.shared.orders.is_recalled(replica) {
                 return self.recalled(step, replica);
+            }
+            if receiver.owes() && receiver.settle() == Standing::Out {
+                return Err(Break::Retired);
             }
             if let Some(door) = &mut self.door {
                 door.open(&mut self.pending);
