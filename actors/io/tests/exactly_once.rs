@@ -188,6 +188,29 @@ fn a_process_killed_at_any_point_delivers_exactly_once() {
     fs::remove_dir_all(&folder).expect("ours");
 }
 
+/// No file may grow beyond so many blocks: a write past them fails in the kernel, as on a full disk, be it of a sink or of a
+/// checkpoint. What was stored before is gone on from.
+#[test]
+fn a_full_disk_fails_the_pipeline_and_the_next_goes_on() {
+    let folder = fresh("full");
+    let mut failures = 0;
+    for blocks in [0, 1, 2, 3, 5, 6] {
+        let status = Command::new("sh")
+            .args(["-c", &format!("trap '' XFSZ; ulimit -f {blocks}; exec \"$0\" \"$@\"")])
+            .arg(std::env::current_exe().expect("this test"))
+            .args(["--exact", "child", "--test-threads=1"])
+            .env(FOLDER, &folder)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .status();
+        failures += u32::from(!status.expect("a shell").success());
+    }
+    assert!(failures >= 4, "only {failures} of 6 runs failed");
+    assert!(!run_until(&folder, "none", 1));
+    check(&folder, "there was room again");
+    fs::remove_dir_all(&folder).expect("ours");
+}
+
 #[test]
 fn a_torn_checkpoint_is_passed_over() {
     let folder = fresh("torn");

@@ -130,6 +130,39 @@ fn a_process_killed_at_any_point_loses_nothing() {
     fs::remove_dir_all(&folder).expect("ours");
 }
 
+/// Runs the child where no file may grow beyond so many blocks: a write past them fails in the kernel, as on a full disk, in the
+/// middle of a line where that is where the blocks end. Whether it came to the end all the same.
+fn run_within(folder: &Path, blocks: u32) -> bool {
+    let status = Command::new("sh")
+        .args(["-c", &format!("trap '' XFSZ; ulimit -f {blocks}; exec \"$0\" \"$@\"")])
+        .arg(std::env::current_exe().expect("this test"))
+        .args(["--exact", "child", "--test-threads=1"])
+        .env(FOLDER, folder)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status();
+    status.expect("a shell").success()
+}
+
+#[test]
+fn a_full_disk_fails_the_pipeline_and_loses_nothing() {
+    let folder = std::env::temp_dir().join(format!("millstream-full-{}", std::process::id()));
+    fs::create_dir_all(&folder).expect("a folder");
+    let text: String = (1..=LINES).map(|number| format!("line {number}\n")).collect();
+    fs::write(folder.join("in.txt"), text).expect("written");
+    let mut failures = 0;
+    for blocks in [0, 1, 1, 2, 3, 5, 5, 7] {
+        failures += u32::from(!run_within(&folder, blocks));
+        check_promise(&folder, &format!("{blocks} blocks"));
+    }
+    assert!(failures >= 6, "only {failures} of 8 runs failed");
+    // There is room again.
+    assert!(!run_until(&folder, "none", 1));
+    check_promise(&folder, "the end");
+    assert_eq!(stored(&folder), (1..=LINES).collect());
+    fs::remove_dir_all(&folder).expect("ours");
+}
+
 #[test]
 fn an_offset_file_is_whole_or_refused() {
     let path = std::env::temp_dir().join(format!("millstream-offsets-{}", std::process::id()));
