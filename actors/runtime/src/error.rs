@@ -89,6 +89,20 @@ impl<E: Error + Send + Sync + 'static> From<E> for StageError {
     }
 }
 
+/// The error behind it: for functions that return any error.
+impl From<StageError> for BoxError {
+    fn from(error: StageError) -> Self {
+        error.source
+    }
+}
+
+/// As for errors that are sent between threads.
+impl From<StageError> for Box<dyn Error> {
+    fn from(error: StageError) -> Self {
+        error.source
+    }
+}
+
 impl fmt::Debug for StageError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:?}({:?})", self.kind, self.source)
