@@ -96,6 +96,12 @@ impl Accounts {
         self.entry.outstanding().plus(self.shadow.outstanding())
     }
 
+    /// The most bytes that may be reserved at once, by records and by shadow copies, if there is a limit.
+    pub(crate) fn budget(&self) -> Option<u64> {
+        let (entry, shadow) = (self.entry.limits().bytes, self.shadow.limits().bytes);
+        (entry < u64::MAX).then(|| entry.saturating_add(shadow))
+    }
+
     /// The most bytes that were ever reserved at once.
     pub(crate) fn peak_bytes(&self) -> u64 {
         self.peak.load(Ordering::Relaxed)

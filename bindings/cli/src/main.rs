@@ -14,6 +14,7 @@ mod language;
 mod memory;
 mod output;
 mod stopping;
+mod top;
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
@@ -37,6 +38,7 @@ enum Command {
     Bench(commands::bench::Arguments),
     Load(commands::load::Arguments),
     Test(commands::test::Arguments),
+    Top(commands::top::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -50,6 +52,7 @@ fn main() -> ExitCode {
         Command::Bench(a) => commands::bench::run(a),
         Command::Load(a) => commands::load::run(a),
         Command::Test(a) => commands::test::run(a),
+        Command::Top(a) => commands::top::run(a),
     };
     match done {
         Ok(code) => code,

@@ -280,6 +280,44 @@ fn the_first_signal_drains_and_metrics_are_served_until_the_end() {
     assert_eq!(written.iter().map(|row| (row["line"].as_u64(), row["bytes"].as_str())).collect::<Vec<_>>(), [(Some(1), Some("a")), (Some(2), Some("a"))]);
 }
 
+/// Another process looks at a running pipeline, by its page.
+#[test]
+fn top_shows_what_a_pipeline_does() {
+    let folder = Folder::new();
+    let file = folder.write("copy.toml", &("memory_budget = \"1 MiB\"\n".to_owned() + COPY));
+    let text = folder.write("text", "abc");
+    let mut process = Process::start(&file);
+    let address = process.address();
+    process.send(&format!("{0}\n{0}\n{0}\n", text.display()));
+    wait_for("three records", || page(&address).contains("outcome=\"ok\"} 3\n"));
+    let top = |url: &str| Command::new(env!("CARGO_BIN_EXE_millstream")).args(["top", "--once", "--interval", "0.05", url]).output().expect("the program runs");
+    let shown = top(&format!("http://{address}/metrics"));
+    let text = String::from_utf8_lossy(&shown.stdout).into_owned();
+    assert!(shown.status.success(), "{text}{}", String::from_utf8_lossy(&shown.stderr));
+    assert!(text.starts_with("copy: admitted 0/s, ok 0/s (3)\n"), "{text}");
+    assert!(text.contains(" of 1.00 MiB reserved"), "{text}");
+    for stage in ["lines", "read", "jsonl"] {
+        assert!(text.lines().any(|line| line.trim_start().starts_with(stage) && line.contains("running")), "{text}");
+    }
+    process.terminate();
+    assert_eq!(process.ended().0, Some(0));
+    // A page that is gone, and one that is no page of ours.
+    let refused = top(&format!("http://{address}/metrics"));
+    assert_eq!(refused.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&refused.stderr).starts_with(&format!("error: http://{address}/metrics: ")));
+    let other = std::net::TcpListener::bind("127.0.0.1:0").expect("an address");
+    let url = format!("http://{}/", other.local_addr().expect("it has one"));
+    let answering = thread::spawn(move || {
+        let (mut stream, _) = other.accept().expect("a visitor");
+        let _ = stream.read(&mut [0; 1024]);
+        stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\nConnection: close\r\n\r\n<html>").expect("an answer");
+    });
+    let refused = top(&url);
+    answering.join().expect("it answered");
+    assert_eq!(refused.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("line 1 is no sample of a metric: <html>"), "{refused:?}");
+}
+
 /// A record that is tried again and again holds a drain up; the second signal gives it up.
 #[test]
 fn the_second_signal_aborts() {

@@ -40,6 +40,7 @@ impl Monitor {
         Snapshot {
             counts: accounts.counters.read(),
             reserved: accounts.reserved(),
+            budget_bytes: accounts.budget(),
             peak_reserved_bytes: accounts.peak_bytes(),
             overdraft_bytes: accounts.overdraft(),
             checkpoint_seconds: self.plumbing.checkpoints.as_ref().map(|checkpoints| checkpoints.seconds.snapshot()),

@@ -55,6 +55,10 @@ impl Snapshot {
         page.sample("", &[], counts.in_flight());
         page.family("millstream_inflight_bytes", "gauge", "Bytes reserved of the entry budget.");
         page.sample("", &[], self.reserved.bytes);
+        if let Some(bytes) = self.budget_bytes {
+            page.family("millstream_budget_bytes", "gauge", "Bytes that may be reserved at once.");
+            page.sample("", &[], bytes);
+        }
         page.family("millstream_inflight_bytes_peak", "gauge", "The most bytes that were ever reserved at once.");
         page.sample("", &[], self.peak_reserved_bytes);
         page.family("millstream_overdraft_bytes", "gauge", "Bytes that records hold beyond their reservations.");

@@ -15,6 +15,8 @@ pub struct Snapshot {
     pub counts: Counts,
     /// What the entry budget has given out.
     pub reserved: Cost,
+    /// The most bytes that it may give out, if there is a limit: the part of the memory budget that records and shadow copies have.
+    pub budget_bytes: Option<u64>,
     /// The most bytes that were ever reserved at once.
     pub peak_reserved_bytes: u64,
     /// Bytes that records hold beyond their reservations, because a stage declared too small an expansion.

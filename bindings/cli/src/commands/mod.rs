@@ -8,3 +8,4 @@ mod pipeline;
 mod profile;
 pub(crate) mod run;
 pub(crate) mod test;
+pub(crate) mod top;

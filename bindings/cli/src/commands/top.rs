@@ -1,0 +1,140 @@
+//! `millstream top`: a running pipeline's live figures, of its page of metrics.
+
+use crate::{
+    failure::Failure,
+    top::{Figures, Page, Reading, draw},
+};
+use console::{Key, Term};
+use signal_hook::{
+    consts::{SIGINT, SIGTERM},
+    flag,
+};
+use std::{
+    process::ExitCode,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+/// Shows what a running pipeline does: its stages, their rates, queues, batches and times, and its memory.
+///
+/// The pipeline serves its metrics: `[metrics] address = "127.0.0.1:9464"` in its file, `io::serve_metrics` in a program of
+/// your own. `q` ends it.
+#[derive(clap::Args)]
+pub(crate) struct Arguments {
+    /// The page of metrics.
+    #[arg(default_value = "http://127.0.0.1:9464/metrics")]
+    url: String,
+    /// Seconds between two looks.
+    #[arg(long, default_value_t = 1.0)]
+    interval: f64,
+    /// Print the figures once, and end.
+    #[arg(long)]
+    once: bool,
+}
+
+/// How long the page may take.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// More than any pipeline's page.
+const MOST: u64 = 16 << 20;
+/// How long a key or a signal waits to be seen.
+const BLINK: Duration = Duration::from_millis(20);
+
+pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
+    let interval = Duration::try_from_secs_f64(arguments.interval).ok().filter(|time| !time.is_zero());
+    let interval = interval.ok_or_else(|| Failure::Usage(format!("--interval {}: a positive number of seconds is expected", arguments.interval)))?;
+    let agent: ureq::Agent = ureq::Agent::config_builder().timeout_global(Some(PATIENCE)).build().into();
+    let terminal = Term::stdout();
+    let mut before = read(&agent, &arguments.url)?;
+    if arguments.once || !terminal.is_term() {
+        thread::sleep(interval);
+        let now = read(&agent, &arguments.url)?;
+        print!("{}", draw(&Figures::between(&before, &now)));
+        return Ok(ExitCode::SUCCESS);
+    }
+    let stop = stop(&terminal)?;
+    let shown = Shown::new(&terminal)?;
+    let mut first = true;
+    while !stop.load(Ordering::Acquire) {
+        // The first figures come soon.
+        let pause = if first { interval.min(Duration::from_millis(200)) } else { interval };
+        let due = before.at + pause;
+        if Instant::now() < due {
+            thread::sleep(BLINK.min(due.saturating_duration_since(Instant::now())));
+            continue;
+        }
+        first = false;
+        let now = read(&agent, &arguments.url)?;
+        shown.show(&draw(&Figures::between(&before, &now)))?;
+        before = now;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn read(agent: &ureq::Agent, url: &str) -> Result<Reading, Failure> {
+    let failed = |error: String| Failure::Usage(format!("{url}: {error}"));
+    let mut answer = agent.get(url).call().map_err(|error| failed(error.to_string()))?;
+    let text = answer.body_mut().with_config().limit(MOST).read_to_string().map_err(|error| failed(error.to_string()))?;
+    let page = Page::read(&text).map_err(|error| failed(error.to_string()))?;
+    if page.value("millstream_admitted_total", &[]).is_none() {
+        return Err(failed("no metrics of a millstream pipeline".to_owned()));
+    }
+    Ok(Reading { page, at: Instant::now() })
+}
+
+/// Set by `q`, Escape, or a signal.
+fn stop(terminal: &Term) -> Result<Arc<AtomicBool>, Failure> {
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in [SIGINT, SIGTERM] {
+        flag::register(signal, stop.clone()).map_err(|error| Failure::Usage(error.to_string()))?;
+    }
+    let (keys, told) = (terminal.clone(), stop.clone());
+    // It waits for a key until the process ends.
+    thread::spawn(move || {
+        while let Ok(key) = keys.read_key() {
+            if matches!(key, Key::Char('q') | Key::Escape | Key::CtrlC) {
+                break;
+            }
+        }
+        told.store(true, Ordering::Release);
+    });
+    Ok(stop)
+}
+
+/// A terminal without its cursor, which comes back in the end.
+struct Shown<'t>(&'t Term);
+
+impl<'t> Shown<'t> {
+    fn new(terminal: &'t Term) -> Result<Self, Failure> {
+        terminal.hide_cursor().and_then(|()| terminal.clear_screen()).map_err(Failure::io("the terminal"))?;
+        Ok(Shown(terminal))
+    }
+
+    /// Writes over what was there, and clears what is left of it.
+    fn show(&self, text: &str) -> Result<(), Failure> {
+        let (rows, columns) = self.0.size();
+        let mut lines = text.lines();
+        let mut write = || -> std::io::Result<()> {
+            self.0.move_cursor_to(0, 0)?;
+            for row in 0..usize::from(rows.saturating_sub(1)) {
+                self.0.clear_line()?;
+                match lines.next() {
+                    Some(line) => self.0.write_line(&line.chars().take(usize::from(columns)).collect::<String>())?,
+                    None if row == 0 => {}
+                    None => self.0.move_cursor_down(1)?,
+                }
+            }
+            Ok(())
+        };
+        write().map_err(Failure::io("the terminal"))
+    }
+}
+
+impl Drop for Shown<'_> {
+    fn drop(&mut self) {
+        let _ = self.0.show_cursor();
+    }
+}
