@@ -68,8 +68,8 @@ pub use error::{BoxError, Cause, ControlError, ErrorKind, Fault, PipelineError, 
 #[doc(hidden)]
 pub use fail::fail_here;
 pub use infer::{
-    EngineModel, FnHandler, FnSequence, IntoHandler, Limited, ModelHandler, ModelId, Postprocess, Prediction, Ragged, RunInference, SequenceModel,
-    SequenceOptions, Sequences, StateCodec, Step, WhenFull, Within, handler, handler_with, postprocess, sequence, within,
+    Carried, EngineModel, EngineSequence, FnHandler, FnSequence, IntoHandler, Limited, ModelHandler, ModelId, Postprocess, Prediction, Ragged, RunInference,
+    SequenceModel, SequenceOptions, Sequences, StateCodec, Step, WhenFull, Within, handler, handler_with, postprocess, sequence, within,
 };
 pub use metrics::{EdgeSnapshot, HistogramSnapshot, Monitor, Report, Residue, SequenceSnapshot, Snapshot, StageSnapshot};
 pub use millstream_edge::{Cost, Limits};

@@ -11,7 +11,7 @@ mod within;
 mod worker;
 
 pub use closure::{FnHandler, handler, handler_with};
-pub use engine::{EngineModel, Ragged};
+pub use engine::{Carried, EngineModel, EngineSequence, Ragged};
 pub use handler::{IntoHandler, ModelHandler, ModelId, Prediction};
 pub use options::RunInference;
 pub use postprocess::{Postprocess, postprocess};

@@ -3,10 +3,12 @@
 //! Examples are tensors without a batch axis. A batch of examples of equal shapes is stacked along a new first axis, run
 //! once, and its outputs are divided along their first axis. Examples that differ in a length which the caller declared
 //! ([`Ragged`]) are padded, and their outputs cut back. Where a model cannot be batched, each example is run alone: nothing
-//! ever fails because it cannot be stacked.
+//! ever fails because it cannot be stacked. A model whose state is an input and an output remembers sequences
+//! ([`EngineSequence`]).
 
 mod ragged;
 mod run;
+mod sequence;
 mod stack;
 
 use std::{
@@ -21,7 +23,10 @@ use millstream_engine::{Executable, Port, RunError, Workspace};
 use millstream_tensor::{DType, Shape, Tensor};
 
 use self::ragged::Length;
-pub use self::ragged::Ragged;
+pub use self::{
+    ragged::Ragged,
+    sequence::{Carried, EngineSequence},
+};
 use super::{ModelHandler, ModelId};
 use crate::{
     error::{ErrorKind, StageError},
@@ -41,6 +46,9 @@ pub struct EngineModel {
     /// Inputs that examples lack, by their places in the signature.
     made: Vec<(usize, Made)>,
     lengths: Vec<Length>,
+    /// Inputs and outputs whose batch axis is another than the first, by their places in the signature.
+    input_axes: Vec<(usize, usize)>,
+    output_axes: Vec<(usize, usize)>,
     memory_limit: usize,
     /// Outputs turned out to have no batch axis.
     alone: AtomicBool,
@@ -68,8 +76,20 @@ enum Batching {
 impl EngineModel {
     /// A model. Its batch axis is free where the first dim of all its inputs is open, and fixed where it is a number.
     pub fn new(id: ModelId, executable: Arc<dyn Executable>) -> Self {
-        let batching = batching(&executable.signature().inputs);
-        EngineModel { id, executable, batching, forced: false, made: Vec::new(), lengths: Vec::new(), memory_limit: usize::MAX, alone: AtomicBool::new(false) }
+        let mut model = EngineModel {
+            id,
+            executable,
+            batching: Batching::None,
+            forced: false,
+            made: Vec::new(),
+            lengths: Vec::new(),
+            input_axes: Vec::new(),
+            output_axes: Vec::new(),
+            memory_limit: usize::MAX,
+            alone: AtomicBool::new(false),
+        };
+        model.find_batching();
+        model
     }
 
     /// Says that the model has no batch axis: examples are inputs as they are, and run one at a time.
@@ -108,11 +128,15 @@ impl EngineModel {
     fn make(&mut self, index: usize, made: Made) {
         self.made.push((index, made));
         self.made.sort_by_key(|(index, _)| *index);
+        self.find_batching();
+    }
+
+    fn find_batching(&mut self) {
         if !self.forced {
             // A shared value's first axis is no batch axis.
             let others = self.executable.signature().inputs.iter().enumerate();
             let others = others.filter(|(i, _)| self.made.iter().all(|(s, made)| s != i || matches!(made, Made::Mask(..))));
-            self.batching = batching(others.map(|(_, port)| port));
+            self.batching = batching(others.map(|(i, port)| (port, axis_of(&self.input_axes, i))));
         }
     }
 
@@ -132,11 +156,16 @@ impl EngineModel {
     }
 }
 
+/// The batch axis of an input or an output: the first, unless it is listed.
+fn axis_of(axes: &[(usize, usize)], index: usize) -> usize {
+    axes.iter().find(|(listed, _)| *listed == index).map_or(0, |(_, axis)| *axis)
+}
+
 /// A batch axis is free where it is open in every input; it is fixed where any input gives it as a number.
-fn batching<'p>(inputs: impl IntoIterator<Item = &'p Port>) -> Batching {
+fn batching<'p>(inputs: impl IntoIterator<Item = (&'p Port, usize)>) -> Batching {
     let mut batching = Batching::Free;
-    for port in inputs {
-        match port.dims.as_deref().map(<[_]>::first) {
+    for (port, axis) in inputs {
+        match port.dims.as_deref().map(|dims| dims.get(axis)) {
             Some(None) => return Batching::None,
             Some(Some(Ok(rows))) => batching = Batching::Fixed((*rows).max(1)),
             Some(Some(Err(_))) | None => {}
@@ -214,19 +243,20 @@ impl ModelHandler for EngineModel {
 
     fn plan_bytes(&self, _workspace: &mut Workspace, batch: &[&Vec<Tensor>]) -> Option<u64> {
         let lengths = self.lengths(batch);
-        let with_rows = |dims: &[usize]| match self.batching {
-            Batching::None => Shape::new(dims),
-            _ => Shape::new(&[&[self.run_rows(batch.len())], dims].concat()),
+        let with_rows = |dims: &[usize], axis: usize| match (self.batching, dims.split_at_checked(axis)) {
+            (Batching::None, _) | (_, None) => Shape::new(dims),
+            (_, Some((before, behind))) => Shape::new(&[before, &[self.run_rows(batch.len())], behind].concat()),
         };
         let mut shapes = Vec::new();
         for (column, tensor) in batch.first()?.iter().enumerate() {
-            let (dims, _) = self.row_dims(self.place(column), tensor.shape().dims(), &lengths);
-            shapes.push(with_rows(&dims).ok()?);
+            let place = self.place(column);
+            let (dims, _) = self.row_dims(place, tensor.shape().dims(), &lengths);
+            shapes.push(with_rows(&dims, axis_of(&self.input_axes, place)).ok()?);
         }
         for (index, made) in &self.made {
             let shape = match made {
                 Made::Shared(tensor) => *tensor.shape(),
-                Made::Mask(length, _) => with_rows(&[lengths.padded[*length]]).ok()?,
+                Made::Mask(length, _) => with_rows(&[lengths.padded[*length]], 0).ok()?,
             };
             shapes.insert((*index).min(shapes.len()), shape);
         }

@@ -4,9 +4,9 @@ use millstream_engine::{Request, Workspace};
 use millstream_tensor::{Tensor, TensorError, Value};
 
 use super::{
-    Batching, EngineModel, Made, failed,
+    Batching, EngineModel, Made, axis_of, failed,
     ragged::{Length, mask_row},
-    stack::{rows, stack},
+    stack::{rows, stack, with_axis_at},
 };
 use crate::error::StageError;
 
@@ -55,11 +55,12 @@ impl EngineModel {
         for column in 0..columns {
             let parts: Vec<&Tensor> = batch.iter().filter_map(|example| example.get(column)).collect();
             let dims = parts.first().map_or(&[][..], |part| part.shape().dims());
-            let (dims, padding) = self.row_dims(self.place(column), dims, lengths);
+            let place = self.place(column);
+            let (dims, padding) = self.row_dims(place, dims, lengths);
             let rows = self.run_rows(batch.len());
             let value = match self.batching {
                 Batching::None => stack(&parts, 1, &dims, padding)?.reshaped(&dims)?,
-                _ => stack(&parts, rows, &dims, padding)?,
+                _ => with_axis_at(stack(&parts, rows, &dims, padding)?, 0, axis_of(&self.input_axes, place))?,
             };
             values.push(Value::Tensor(value));
         }
@@ -109,7 +110,10 @@ impl EngineModel {
         let mut results: Vec<Vec<Tensor>> = batch.iter().map(|_| Vec::with_capacity(outputs.len())).collect();
         for (index, output) in outputs.into_iter().enumerate() {
             let Some(output) = output else { continue };
-            let output = output.into_tensor()?;
+            let mut output = output.into_tensor()?;
+            if self.batching != Batching::None {
+                output = with_axis_at(output, axis_of(&self.output_axes, index), 0)?;
+            }
             let cuts = || {
                 self.lengths.iter().zip(lengths.padded.iter().zip(&lengths.own)).map(move |(length, (padded, own))| {
                     let axes = length.cuts.iter().filter(move |cut| cut.0 == index).map(|cut| cut.1);

@@ -1,7 +1,7 @@
 //! Stacking examples along a new first axis, and dividing outputs along it. Examples may be smaller than their row, which
 //! is then filled up behind them along any axis, and a part of an output's row may be taken.
 
-use millstream_tensor::{DType, Tensor, TensorError};
+use millstream_tensor::{DType, Tensor, TensorError, TensorView};
 
 use super::ragged::element;
 
@@ -79,6 +79,27 @@ pub(super) fn rows(output: &Tensor, count: usize, part: impl Fn(usize, &mut [usi
     (0..count).map(row).collect::<Result<_, _>>().map(Some)
 }
 
+/// The tensor with one of its axes elsewhere among the others, row-major. One that lacks the axis stays as it is.
+pub(super) fn with_axis_at(tensor: Tensor, from: usize, to: usize) -> Result<Tensor, TensorError> {
+    let rank = tensor.shape().rank();
+    if from == to || from >= rank || to >= rank {
+        return Ok(tensor);
+    }
+    let mut axes: Vec<usize> = (0..rank).collect();
+    let axis = axes.remove(from);
+    axes.insert(to, axis);
+    let dims: Vec<usize> = axes.iter().map(|axis| tensor.shape().dims()[*axis]).collect();
+    if tensor.shape().dims()[from] == 1 && tensor.view().layout().is_row_major() {
+        return tensor.reshaped(&dims);
+    }
+    let view = tensor.view();
+    let layout = view.layout().permuted(&axes);
+    Tensor::from_view(match tensor.dtype() {
+        DType::String => TensorView::strings(&layout, view.as_strings()?)?,
+        dtype => TensorView::new(dtype, &layout, view.bytes()?)?,
+    })
+}
+
 /// Copies what two row-major blocks have in common, element by element of `size` units.
 fn copy<T: Clone>(to: &mut [T], to_dims: &[usize], from: &[T], from_dims: &[usize], size: usize) {
     if to_dims == from_dims {
@@ -101,7 +122,7 @@ fn copy<T: Clone>(to: &mut [T], to_dims: &[usize], from: &[T], from_dims: &[usiz
 }
 
 /// The same tensor, row-major without gaps.
-fn dense(tensor: &Tensor) -> Result<Tensor, TensorError> {
+pub(super) fn dense(tensor: &Tensor) -> Result<Tensor, TensorError> {
     if tensor.view().layout().is_row_major() { Ok(tensor.clone()) } else { Tensor::from_view(tensor.view()) }
 }
 
@@ -123,6 +144,18 @@ mod tests {
         // Filled up to a fixed batch.
         let filled = stack(&[&a], 3, &[2], 0.0).unwrap();
         assert_eq!(filled, Tensor::from_slice(&[3, 2], &[1.0f32, 2.0, 1.0, 2.0, 1.0, 2.0]).unwrap());
+    }
+
+    #[test]
+    fn an_axis_goes_elsewhere_and_comes_back() {
+        let tensor = Tensor::from_slice(&[2, 3, 1], &[1i32, 2, 3, 4, 5, 6]).unwrap();
+        let moved = with_axis_at(tensor.clone(), 0, 2).unwrap();
+        assert_eq!(moved, Tensor::from_slice(&[3, 1, 2], &[1i32, 4, 2, 5, 3, 6]).unwrap());
+        assert_eq!(with_axis_at(moved, 2, 0).unwrap(), tensor);
+        assert_eq!(with_axis_at(tensor.clone(), 2, 0).unwrap(), Tensor::from_slice(&[1, 2, 3], &[1i32, 2, 3, 4, 5, 6]).unwrap());
+        assert_eq!(with_axis_at(tensor.clone(), 0, 3).unwrap(), tensor);
+        let words = Tensor::from_strings(&[1, 2], vec!["a".into(), "b".into()]).unwrap();
+        assert_eq!(with_axis_at(words, 1, 0).unwrap(), Tensor::from_strings(&[2, 1], vec!["a".into(), "b".into()]).unwrap());
     }
 
     #[test]
