@@ -237,6 +237,14 @@ impl<T: Send> Edge<T> {
         }
     }
 
+    /// Lets the next wait of a consumer that has a lane or shards of its own end without an item.
+    pub fn wake_one(&self, consumer: usize) {
+        match &self.queues {
+            Queues::Lanes(lanes) => lanes[consumer % lanes.len()].queue.push(Message::Wake),
+            Queues::Shards(shards) => shards.wake_one(consumer),
+        }
+    }
+
     /// Drops what is queued, which gives its credits back, and says how many records that were. For after a close,
     /// when nobody consumes any more.
     pub fn purge(&self) -> usize {

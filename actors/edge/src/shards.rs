@@ -169,6 +169,12 @@ impl<T: Send> Shards<T> {
         self.bells.iter().for_each(Condvar::notify_all);
     }
 
+    /// Lets a consumer's next wait end without an item.
+    pub(crate) fn wake_one(&self, consumer: usize) {
+        lock(&self.state).woken[consumer] = true;
+        self.bells[consumer].notify_all();
+    }
+
     /// Gives a consumer its share, unless it is to leave. The others are asked to give it away.
     pub(crate) fn enter(&self, consumer: usize) -> Standing {
         let mut state = lock(&self.state);

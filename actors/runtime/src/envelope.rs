@@ -1,11 +1,10 @@
 //! The envelope: a payload on its way through a pipeline, with everything that the runtime knows about it.
 
 use std::{
-    fmt,
     hash::{DefaultHasher, Hash, Hasher},
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
     time::Instant,
 };
@@ -13,6 +12,7 @@ use std::{
 use millstream_edge::Cost;
 
 use crate::{
+    cancel::CancelToken,
     outcome::Outcome,
     ticket::{Origin, Ticket},
 };
@@ -47,33 +47,6 @@ pub struct Position {
     pub partition: u32,
     /// The offset within the partition.
     pub offset: u64,
-}
-
-/// Asks that work be given up. Clones share one state.
-#[derive(Clone, Default)]
-pub struct CancelToken(Arc<AtomicBool>);
-
-impl CancelToken {
-    /// A token that is not cancelled.
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// Cancels: records that carry the token are dropped before their next execution.
-    pub fn cancel(&self) {
-        self.0.store(true, Ordering::Release);
-    }
-
-    /// Whether it was cancelled.
-    pub fn is_cancelled(&self) -> bool {
-        self.0.load(Ordering::Acquire)
-    }
-}
-
-impl fmt::Debug for CancelToken {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("CancelToken").field(&self.is_cancelled()).finish()
-    }
 }
 
 /// The identifiers of a distributed trace, carried along unchanged.

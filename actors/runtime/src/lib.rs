@@ -6,7 +6,8 @@
 //! Promises, each held by a test:
 //!
 //! 1. Every admitted record gets exactly one terminal [`Outcome`]: the worst that any of its copies and children met.
-//! 2. Records of one [`Key`] that take the same way leave in the order in which they came, whatever fails in between.
+//! 2. Records of one [`Key`] that take the same way leave in the order in which they came, whatever fails in between, and
+//!    however [replicas](Replicas) come and go.
 //! 3. What records and their copies hold on their way stays within [`Pipeline::memory_budget`], as far as stages declare
 //!    how records grow.
 //! 4. User code that panics costs one record: its instance is replaced, its neighbours go on, and the record becomes a
@@ -38,6 +39,7 @@
 
 mod apart;
 mod batch;
+mod cancel;
 mod checkpoint;
 mod dead_letter;
 mod deadline;
@@ -61,9 +63,10 @@ mod ticket;
 mod time;
 
 pub use batch::{BatchOptions, ReleaseReason, Sizing};
+pub use cancel::CancelToken;
 pub use checkpoint::{Checkpoint, CheckpointOptions, CheckpointStore, State};
 pub use dead_letter::{DeadLetter, DeadLetterSink};
-pub use envelope::{CancelToken, Header, Key, Position, TraceContext};
+pub use envelope::{Header, Key, Position, TraceContext};
 pub use error::{BoxError, Cause, ControlError, ErrorKind, Fault, PipelineError, StageError};
 #[doc(hidden)]
 pub use fail::fail_here;
@@ -81,6 +84,6 @@ pub use pipeline::{Answers, Ensemble, Flow, Handle, Join, Lone, OnDrop, Order, O
 pub use signal::Signal;
 pub use sink::{Collect, Collected, ForEach, Sink, SinkFactory, collect, for_each};
 pub use source::{ChannelSource, Committer, IterSource, MapSource, Progress, Pulled, Push, PushError, Record, Source, channel, from_iter, map_source};
-pub use stage::{Context, Emit, OnError, Out, Replicas, SinkOptions, StageOptions, Start, Transform};
+pub use stage::{AsyncOptions, Context, Emit, OnError, Out, Replicas, SinkOptions, StageOptions, Start, Transform};
 pub use supervise::{Exceeded, Mode, Scaling, StageState, Strategy, Supervision};
 pub use time::{Aggregate, Clock, Fold, ManualClock, Stored, Watermarks, Windowed, Windows, fold, stored};

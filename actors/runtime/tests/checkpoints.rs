@@ -231,7 +231,7 @@ fn sources_that_merge_go_on_together() {
         let mut dice = Dice::new(seed + 1_000);
         let counts: [u64; 3] = std::array::from_fn(|source| if source == 2 { dice.roll(40) } else { 200 + dice.roll(1_000) });
         let paces: [Duration; 3] = std::array::from_fn(|_| Duration::from_micros(dice.roll(600)));
-        let (shape, replicas, budget) = (seed % 4, 1 + dice.roll(3) as usize, dice.roll(2) == 0);
+        let (shape, replicas, budget) = (seed % 5, 1 + dice.roll(3) as usize, dice.roll(2) == 0);
         let book = Book::new();
         let build = || {
             let flows: [Flow<(u64, u64)>; 3] = std::array::from_fn(|source| {
@@ -254,6 +254,10 @@ fn sources_that_merge_go_on_together() {
                     });
                     Flow::merge([even, odd])
                 }
+                3 => flow.map_async("io", 9, |item: (u64, u64)| async move {
+                    tokio::time::sleep(Duration::from_micros(item.1 * 7919 % 700)).await;
+                    Ok::<_, StageError>(item)
+                }),
                 _ => {
                     let (flow, shadow) = flow.shadow("shadow");
                     // A part of the merge comes from where things may be thrown away: of that, nothing is said here.

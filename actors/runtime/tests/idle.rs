@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use millstream_runtime::{Pipeline, Record, RunInference, StageOptions, channel, for_each, handler, ms};
+use millstream_runtime::{Pipeline, Record, RunInference, StageError, StageOptions, channel, for_each, handler, ms};
 
 /// Ticks of CPU that the process has used, in user and system mode.
 fn ticks() -> u64 {
@@ -26,6 +26,7 @@ fn waiting_is_free_and_the_end_is_clean() {
     let model = handler("m", |batch: &[&u32]| Ok(vec![0u8; batch.len()]));
     let handle = Pipeline::from(source)
         .map_with("a", StageOptions::new().replicas(1..=4), |x| x)
+        .map_async("io", 4, |x| async move { Ok::<_, StageError>(x) })
         .infer("model", RunInference::new(model).replicas(2..=3))
         .sink(for_each(|_| {}))
         .spawn()

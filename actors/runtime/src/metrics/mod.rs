@@ -120,6 +120,13 @@ impl StageMetrics {
         self.seconds.record(nanos);
     }
 
+    /// As [`StageMetrics::worked`], for one of so many records that are worked on at once.
+    pub(crate) fn worked_beside(&self, busy: Duration, others: usize) {
+        let nanos = u64::try_from(busy.as_nanos()).unwrap_or(u64::MAX);
+        add(&self.busy_nanos, nanos / others.max(1) as u64);
+        self.seconds.record(nanos);
+    }
+
     pub(crate) fn waited(&self, wait: Duration) {
         self.credit_wait_nanos.fetch_add(u64::try_from(wait.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
     }

@@ -65,6 +65,8 @@ pub(crate) struct StageInfo {
     pub(crate) memory: Option<u64>,
     /// For a stage that remembers sequences: the most bytes of their states, if that is said.
     pub(crate) remembers: Option<Option<u64>>,
+    /// Each replica takes from a lane of its own, where it can be woken.
+    pub(crate) own_lanes: bool,
     /// Watermarks begin here.
     pub(crate) keeps_time: bool,
     /// Records of their own begin here.
@@ -90,6 +92,7 @@ impl StageInfo {
             model: None,
             memory: None,
             remembers: None,
+            own_lanes: false,
             keeps_time: false,
             bears: false,
             problem: None,
@@ -172,6 +175,7 @@ impl Assembly {
         let limits = info.edge_limits(self.edge_records, self.edge_bytes);
         // Watermarks and barriers need a lane for each consumer, and windows all records of a key.
         let keyed = self.keeps_time
+            || info.own_lanes
             || self.checkpoints.is_some()
             || match self.order {
                 Order::None => info.bears,

@@ -81,7 +81,7 @@ impl<T: Send + 'static> Flow<T> {
     }
 
     /// As [`Flow::node`], with one way out, which `make` gets too.
-    fn then<U: Send + 'static, F>(self, info: StageInfo, make: F) -> Flow<U>
+    pub(super) fn then<U: Send + 'static, F>(self, info: StageInfo, make: F) -> Flow<U>
     where
         F: FnOnce(&mut Assembly, usize, Inlet<T>, Way<U>) -> Box<dyn Stage> + Send + 'static,
     {

@@ -4,6 +4,7 @@
 //! and merge; pipelines that share a beginning become one.
 
 mod assembly;
+mod asynchronous;
 mod branch;
 mod compound;
 mod flow;

@@ -11,7 +11,8 @@ pub use iter::{IterSource, from_iter};
 pub use map::{MapSource, map_source};
 
 use crate::{
-    envelope::{CancelToken, Key, Position, TraceContext},
+    cancel::CancelToken,
+    envelope::{Key, Position, TraceContext},
     error::{Fault, StageError},
     signal::Signal,
 };

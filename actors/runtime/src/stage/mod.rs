@@ -3,6 +3,7 @@
 //! A stage is built from a factory. Its queue belongs to the edge and its half-done work to a slot that outlives the
 //! worker, so a worker that panics takes nothing with it but the record that it panicked on.
 
+mod asynchronous;
 mod branch;
 mod condemned;
 mod gather;
@@ -16,6 +17,8 @@ mod worker;
 
 use std::{io, sync::Arc, thread::JoinHandle};
 
+pub use asynchronous::AsyncOptions;
+pub(crate) use asynchronous::{AsyncStage, Call};
 pub use branch::Out;
 pub(crate) use branch::{CopyFn, CopyKind, RouteFn, Scatter, Siding, SortFn, Switch};
 pub(crate) use condemned::Condemned;
