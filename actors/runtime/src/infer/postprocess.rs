@@ -21,7 +21,7 @@ pub struct Postprocess<H, F> {
 /// let logits = handler("logits", |batch: &[&f32]| Ok::<_, StageError>(batch.iter().map(|x| **x - 1.0).collect()));
 /// let label = postprocess(logits, |logit: f32| if logit.is_nan() { Err(StageError::permanent("no number")) } else { Ok(logit > 0.0) });
 /// let (sink, results) = collect();
-/// let report = Pipeline::from(from_iter([0.5, f32::NAN, 2.0])).infer("label", RunInference::new(label)).map("label", |p| p.inference).sink(sink).run()?;
+/// let report = Pipeline::from(from_iter([0.5, f32::NAN, 2.0])).infer("label", RunInference::new(label)).map("out", |p| p.inference).sink(sink).run()?;
 /// assert_eq!(results.take(), [false, true]);
 /// assert_eq!(report.counts.dead_lettered, 1);
 /// # Ok::<(), millstream_runtime::PipelineError>(())
