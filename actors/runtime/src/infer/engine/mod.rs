@@ -6,6 +6,7 @@
 //! ever fails because it cannot be stacked. A model whose state is an input and an output remembers sequences
 //! ([`EngineSequence`]).
 
+mod planned;
 mod ragged;
 mod run;
 mod sequence;
@@ -22,7 +23,7 @@ use std::{
 use millstream_engine::{Executable, Port, RunError, Workspace};
 use millstream_tensor::{DType, Shape, Tensor};
 
-use self::ragged::Length;
+use self::{planned::Planned, ragged::Length};
 pub use self::{
     ragged::Ragged,
     sequence::{Carried, EngineSequence},
@@ -52,6 +53,7 @@ pub struct EngineModel {
     memory_limit: usize,
     /// Outputs turned out to have no batch axis.
     alone: AtomicBool,
+    planned: Planned,
 }
 
 /// An input that is made here.
@@ -87,6 +89,7 @@ impl EngineModel {
             output_axes: Vec::new(),
             memory_limit: usize::MAX,
             alone: AtomicBool::new(false),
+            planned: Planned::default(),
         };
         model.find_batching();
         model
@@ -261,7 +264,7 @@ impl ModelHandler for EngineModel {
             shapes.insert((*index).min(shapes.len()), shape);
         }
         // What cannot be told from shapes alone is bounded by the workspace's limit, while it runs.
-        Some(self.executable.plan_bytes(&shapes).ok()?.per_run() as u64)
+        self.planned.bytes(shapes, |shapes| Some(self.executable.plan_bytes(shapes).ok()?.per_run() as u64))
     }
 
     fn run(&self, workspace: &mut Workspace, batch: &[&Vec<Tensor>]) -> Result<Vec<Vec<Tensor>>, StageError> {

@@ -145,7 +145,8 @@ impl<M: SequenceModel> Sequenced<Sequences<M>> for Held<M> {
             // What was not there has begun.
             let states = turns.iter().zip(&fresh).filter_map(|(turn, fresh)| table.state(turn.key).or(fresh.as_ref()));
             let steps: Vec<_> = turns.iter().zip(states).map(|(turn, state)| Step::new(turn.key, turn.input, state)).collect();
-            if let Some(bytes) = model.plan_bytes(replica_model, &steps).filter(|bytes| *bytes > memory) {
+            let needed = if memory == u64::MAX { None } else { model.plan_bytes(replica_model, &steps) };
+            if let Some(bytes) = needed.filter(|bytes| *bytes > memory) {
                 return Ok(Err(bytes));
             }
             let results = model.step(replica_model, &steps)?;
