@@ -14,6 +14,7 @@ use millstream_edge::Cost;
 use crate::{
     cancel::CancelToken,
     outcome::Outcome,
+    spans::Traced,
     ticket::{Origin, Ticket},
 };
 
@@ -49,13 +50,15 @@ pub struct Position {
     pub offset: u64,
 }
 
-/// The identifiers of a distributed trace, carried along unchanged.
+/// The identifiers of a distributed trace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct TraceContext {
     /// The trace.
     pub trace: u128,
-    /// The span that admitted the record.
+    /// The span within it: that of whoever sent the record, and within a pipeline that is traced, of its admission.
     pub span: u64,
+    /// Whether somebody follows the record.
+    pub sampled: bool,
 }
 
 /// What the runtime knows about a record.
@@ -90,10 +93,15 @@ pub struct Header {
     /// When it was admitted.
     pub admitted: Instant,
     /// The distributed trace it belongs to.
-    pub trace: Option<Arc<TraceContext>>,
+    pub(crate) trace: Option<Arc<Traced>>,
 }
 
 impl Header {
+    /// The distributed trace it belongs to: the parent of spans that user code makes.
+    pub fn trace(&self) -> Option<TraceContext> {
+        self.trace.as_ref().map(|traced| traced.context)
+    }
+
     /// What it takes of an edge's limits.
     pub(crate) fn cost(&self) -> Cost {
         Cost { records: 1, bytes: self.bytes }

@@ -57,6 +57,7 @@ mod sequence;
 mod signal;
 mod sink;
 mod source;
+mod spans;
 mod stage;
 mod supervise;
 mod ticket;
@@ -84,6 +85,7 @@ pub use pipeline::{Answers, Ensemble, Flow, Handle, Join, Lone, OnDrop, Order, O
 pub use signal::Signal;
 pub use sink::{Collect, Collected, ForEach, Sink, SinkFactory, collect, for_each};
 pub use source::{ChannelSource, Committer, IterSource, MapSource, Progress, Pulled, Push, PushError, Record, Source, channel, from_iter, map_source};
+pub use spans::{Span, SpanKind, Tracer};
 pub use stage::{AsyncOptions, Context, Emit, OnError, Out, Replicas, SinkOptions, StageOptions, Start, Transform};
 pub use supervise::{Exceeded, Mode, Scaling, StageState, Strategy, Supervision};
 pub use time::{Aggregate, Clock, Fold, ManualClock, Stored, Watermarks, Windowed, Windows, fold, stored};

@@ -11,7 +11,7 @@ use millstream_edge::{Credit, Edge};
 
 use super::{ModelHandler, Prediction, RunInference, sequence::Sequenced, worker::Worker};
 use crate::{
-    batch::{BatchLimit, BatchOptions, Pace, Pending},
+    batch::{BatchLimit, BatchOptions, Pace, Pending, ReleaseReason},
     envelope::Envelope,
     metrics::StageMetrics,
     stage::{Entrance, Exit, Orders, Outlet, Stage, StageShared, Start, spawn_worker},
@@ -56,6 +56,9 @@ pub(super) struct Group<T, I> {
     pub(super) suspect: bool,
     /// When the oldest arrived.
     pub(super) since: Instant,
+    pub(super) reason: ReleaseReason,
+    /// When it, or a group that it was part of, was run first.
+    pub(super) began: Option<Instant>,
 }
 
 /// What a worker leaves to its successor.

@@ -27,6 +27,7 @@ use crate::{
     sequence::{Door, Sequence},
     signal::{Signal, Switch},
     source::Committer,
+    spans::{Numbers, StageSpans, Tracer},
     stage::{Admission, OnError, Orders, StageOptions, StageShared},
     supervise::{AnyEdge, Exceeded, Groups, Host, Mode, Plumbing},
     ticket::Accounts,
@@ -147,6 +148,7 @@ pub(crate) struct Assembly {
     doors: Vec<(Arc<dyn AnyEdge>, Arc<AtomicBool>)>,
     run_bytes: u64,
     checkpoints: Option<Arc<Checkpoints>>,
+    tracer: Option<(Arc<dyn Tracer>, Arc<Numbers>)>,
     /// What was found while stages were made.
     problems: Vec<String>,
 }
@@ -165,6 +167,7 @@ impl Assembly {
             clock: self.clock.clone(),
             checkpoints: self.checkpoints.clone(),
             stop: self.stop.clone(),
+            spans: self.tracer.as_ref().map(|(tracer, numbers)| StageSpans::new(tracer.clone(), numbers.clone(), info.name.clone())),
             orders: Orders::new(info.replicas),
         })
     }
@@ -402,6 +405,7 @@ pub(super) fn start(pipeline: Pipeline) -> Result<Handle, PipelineError> {
         doors: Vec::new(),
         run_bytes,
         checkpoints: checkpoints.clone(),
+        tracer: options.tracer.map(|tracer| (tracer, Arc::new(Numbers::new()))),
         problems: Vec::new(),
     };
     let nodes = assembly.wiring.nodes.clone();

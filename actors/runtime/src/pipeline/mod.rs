@@ -31,6 +31,7 @@ use crate::{
     metrics::Report,
     outcome::Observer,
     source::Source,
+    spans::Tracer,
     supervise::{Scaling, Supervision},
     time::{Clock, SystemClock},
 };
@@ -79,6 +80,7 @@ pub(crate) struct Options {
     pub(crate) scaling: Scaling,
     pub(crate) dead_letters: Option<Box<dyn DeadLetterSink>>,
     pub(crate) observer: Option<Arc<dyn Observer>>,
+    pub(crate) tracer: Option<Arc<dyn Tracer>>,
     pub(crate) on_drop: OnDrop,
     pub(crate) commit_every: Duration,
     pub(crate) clock: Arc<dyn Clock>,
@@ -96,6 +98,7 @@ impl Default for Options {
             scaling: Scaling::default(),
             dead_letters: None,
             observer: None,
+            tracer: None,
             on_drop: OnDrop::Abort,
             commit_every: Duration::from_secs(1),
             clock: Arc::new(SystemClock),
@@ -232,6 +235,13 @@ impl Pipeline {
     #[must_use]
     pub fn observe(mut self, observer: Arc<dyn Observer>) -> Self {
         self.options.observer = Some(observer);
+        self
+    }
+
+    /// Who samples records, and is told of their spans.
+    #[must_use]
+    pub fn trace(mut self, tracer: Arc<dyn Tracer>) -> Self {
+        self.options.tracer = Some(tracer);
         self
     }
 

@@ -106,7 +106,6 @@ impl<T> fmt::Display for PushError<T> {
 
 impl<T> std::error::Error for PushError<T> {}
 
-#[expect(clippy::result_large_err, reason = "a record that is refused comes back")]
 impl<T> Push<T> {
     /// Waits for room.
     ///

@@ -94,6 +94,13 @@ impl<T> Record<T> {
         self
     }
 
+    /// Sets the distributed trace that it belongs to.
+    #[must_use]
+    pub fn trace(mut self, trace: TraceContext) -> Self {
+        self.trace = Some(trace);
+        self
+    }
+
     /// Sets the priority.
     #[must_use]
     pub fn priority(mut self, priority: u8) -> Self {

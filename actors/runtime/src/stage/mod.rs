@@ -41,6 +41,7 @@ use crate::{
     metrics::{StageMetrics, add},
     outcome::Outcome,
     signal::Signal,
+    spans::StageSpans,
     supervise::AnyEdge,
     ticket::{Accounts, Tally, Ticket},
     time::Clock,
@@ -82,6 +83,8 @@ pub(crate) struct StageShared {
     pub(crate) checkpoints: Option<Arc<Checkpoints>>,
     /// Set when the pipeline drains.
     pub(crate) stop: Signal,
+    /// In a pipeline that is traced.
+    pub(crate) spans: Option<StageSpans>,
     /// What the controller wants of the workers.
     pub(crate) orders: Orders,
 }

@@ -19,6 +19,7 @@ use crate::{
     panics::guard,
     signal::Signal,
     source::{Committer, Progress, Pulled, PulledItem, Record, Source},
+    spans::Traced,
     stage::outlet::EdgeClosed,
     supervise::StageState,
     ticket::{Origin, Tally, Ticket},
@@ -323,7 +324,11 @@ impl<T: Send> Gate<T> {
             // Where replicas share the work, the children of one record keep together.
             record.key.get_or_insert(Key(id));
         }
-        let head = header(origin, record, admitted);
+        let given = record.trace;
+        let mut head = header(origin, record, admitted);
+        if let Some(spans) = &self.shared.spans {
+            head.trace = spans.admit(given, &head);
+        }
         Ok(self.outlet.push(Envelope { head, ticket, payload })?)
     }
 }
@@ -343,6 +348,6 @@ fn header(origin: Origin, record: Record<()>, admitted: Instant) -> Header {
         attempt: 0,
         bytes: record.bytes,
         admitted,
-        trace: record.trace.map(Arc::new),
+        trace: record.trace.map(|context| Arc::new(Traced::foreign(context, admitted))),
     }
 }

@@ -21,6 +21,7 @@
 
 mod passing;
 mod sequences;
+mod spans;
 
 use std::{
     collections::BTreeMap,
@@ -42,7 +43,9 @@ use crate::{
     envelope::{Envelope, Header, given_up},
     error::{Cause, ErrorKind, Fault, StageError},
     metrics::add,
+    outcome::Outcome,
     panics::guard,
+    spans::Ran,
     stage::{Exit, OnError, Outlet, Start},
     supervise::StageState,
     ticket::Tally,
@@ -82,6 +85,8 @@ pub(super) struct Worker<'a, T, H: ModelHandler> {
     outlet: Outlet<Prediction<T, H::Output>>,
     tally: Tally,
     pace: Pace,
+    /// The last run, if the pipeline is traced and its records are not told of yet.
+    ran: Option<Ran>,
 }
 
 impl<'a, T: Send + 'static, H: ModelHandler> Worker<'a, T, H> {
@@ -110,6 +115,7 @@ impl<'a, T: Send + 'static, H: ModelHandler> Worker<'a, T, H> {
                 outlet: Outlet::new(Some(&parts.outlet), &parts.shared.metrics, start.replica),
                 tally: Tally::default(),
                 pace: slot.pace.clone(),
+                ran: None,
             }
         };
         let result = worker.load().and_then(|()| worker.restore()).and_then(|()| worker.stream());
@@ -342,15 +348,16 @@ impl<'a, T: Send + 'static, H: ModelHandler> Worker<'a, T, H> {
         self.return_credits(&batch);
         let since = batch.iter().map(|pending| pending.arrived).min().unwrap_or_else(Instant::now);
         let items = batch.into_iter().map(|pending| pending.item).collect();
-        self.groups.push(Group { items, attempt: 0, suspect: false, since });
+        self.groups.push(Group { items, attempt: 0, suspect: false, since, reason, began: None });
     }
 
     /// Pushes both halves of a group, so that the first comes first.
     fn push_halves(&mut self, mut group: Group<T, H::Input>, suspect: bool) {
         let second = group.items.split_off(group.items.len() / 2);
+        let Group { since, reason, began, .. } = group;
         for items in [second, group.items] {
             if !items.is_empty() {
-                self.groups.push(Group { items, attempt: 0, suspect, since: group.since });
+                self.groups.push(Group { items, attempt: 0, suspect, since, reason, began });
             }
         }
     }
@@ -362,7 +369,9 @@ impl<'a, T: Send + 'static, H: ModelHandler> Worker<'a, T, H> {
             }
             group.items = self.still_wanted(group.items);
             if !group.items.is_empty() {
-                self.run_group(group)?;
+                let ran = self.run_group(group);
+                self.ran = None;
+                ran?;
             }
         }
         Ok(())
@@ -375,6 +384,7 @@ impl<'a, T: Send + 'static, H: ModelHandler> Worker<'a, T, H> {
                 Some(outcome) => {
                     add(&self.parts.shared.metrics.given_up, 1);
                     self.failed_in_turn(&item);
+                    self.tell(&item.envelope.head, outcome, None);
                     item.envelope.ticket.settle(outcome, &mut self.tally);
                 }
                 None => wanted.push(item),
@@ -383,7 +393,7 @@ impl<'a, T: Send + 'static, H: ModelHandler> Worker<'a, T, H> {
         wanted
     }
 
-    fn run_group(&mut self, group: Group<T, H::Input>) -> Result<(), Break> {
+    fn run_group(&mut self, mut group: Group<T, H::Input>) -> Result<(), Break> {
         if self.model.is_none()
             && let Err(stop) = self.load()
         {
@@ -413,6 +423,7 @@ impl<'a, T: Send + 'static, H: ModelHandler> Worker<'a, T, H> {
             parts.shared.metrics.ran_model(&id);
             self.id = id;
         }
+        self.tell_run(&mut group, start, &result);
         let metrics = &parts.shared.metrics;
         match result {
             Ok(Ok(Ok(outputs))) if outputs.len() == group.items.len() => {
@@ -420,6 +431,7 @@ impl<'a, T: Send + 'static, H: ModelHandler> Worker<'a, T, H> {
                 self.pace.record(group.items.len(), took, group.since.elapsed());
                 self.limit.went_well();
                 metrics.batch_limit.store(self.most() as u64, Ordering::Relaxed);
+                self.tell_results(&mut group.items);
                 self.pass_on(group.items, outputs)
             }
             Ok(Ok(Ok(outputs))) => {
@@ -536,6 +548,7 @@ impl<'a, T: Send + 'static, H: ModelHandler> Worker<'a, T, H> {
 
     fn bury(&mut self, item: Item<T, H::Input>, fault: Fault) -> Result<(), Break> {
         self.failed_in_turn(&item);
+        self.tell(&item.envelope.head, Outcome::DeadLettered, Some(&fault));
         let Envelope { head, ticket, payload } = item.envelope;
         let payload = self.parts.run.letter.as_ref().and_then(|encode| guard(|| encode(&payload)).ok());
         let failure = Failure { stage: self.parts.shared.name(), model: Some(self.id.clone()), fault, payload, locator: None };

@@ -9,6 +9,7 @@
 //! ```
 
 mod barriers;
+mod spans;
 
 use std::{
     collections::VecDeque,
@@ -31,6 +32,7 @@ use crate::{
     outcome::Outcome,
     panics::guard,
     sequence::Door,
+    spans::Open,
     stage::outlet::EdgeClosed,
     supervise::{AnyEdge, StageState},
     ticket::{Origin, Tally, Ticket},
@@ -162,6 +164,8 @@ where
             tally: Tally::default(),
             stored: Vec::new(),
             holds: self.outlet.is_none() && self.shared.accounts.acknowledges(),
+            replica: start.replica,
+            span: None,
         };
         let ended = {
             let mut slot = self.slot(start.replica);
@@ -247,6 +251,9 @@ struct Worker<'a, T, U, S> {
     stored: Vec<Ticket>,
     /// A source wants to know when its records are done, and this is a sink: done is what was flushed.
     holds: bool,
+    replica: usize,
+    /// The span of the record in hand, if it is sampled.
+    span: Option<Open>,
 }
 
 /// The record in hand.
@@ -434,13 +441,20 @@ where
     fn work(&mut self, step: &mut S) -> Result<(), Break> {
         let start = Instant::now();
         let mut current: Option<Current<T>> = None;
+        let traced = self.parts.shared.spans.is_some();
         let result = guard(|| {
             loop {
                 if self.stored.len() >= FLUSH_AT {
                     self.settle_stored(step)?;
                 }
                 let Some(envelope) = self.pending.pop_front() else { return Ok(()) };
+                if traced {
+                    self.span = self.parts.shared.spans.as_ref().and_then(|spans| spans.open(&envelope.head));
+                }
                 self.one(step, envelope, &mut current)?;
+                if traced {
+                    self.close_span();
+                }
                 current = None;
                 if !self.emit.born.is_empty() {
                     self.bear()?;
@@ -457,6 +471,10 @@ where
             }
             Err(Break::Crashed(fault))
         });
+        if let (Some(span), Err(Break::Failed(cause))) = (&mut self.span, &result) {
+            span.fails(cause);
+        }
+        self.close_span();
         self.tally.flush(&self.parts.shared.accounts);
         result
     }
@@ -467,6 +485,7 @@ where
         if let Some(outcome) = given_up(&head, &ticket) {
             add(&shared.metrics.given_up, 1);
             ticket.settle(outcome, &mut self.tally);
+            self.span.iter_mut().for_each(|span| span.ends(outcome));
             return Ok(());
         }
         // From here on, a panic finds the record in the caller's hand.
@@ -511,6 +530,7 @@ where
                 add(&shared.metrics.given_up, 1);
                 if let Some(current) = slot.take() {
                     current.ticket.settle(outcome, &mut self.tally);
+                    self.span.iter_mut().for_each(|span| span.ends(outcome));
                 }
                 return Ok(());
             }
@@ -556,6 +576,9 @@ where
             } else {
                 head.part = part_of(part, at + 1);
             }
+            if let (Some(_), Some(spans)) = (&self.span, &self.parts.shared.spans) {
+                spans.leaves(&mut head);
+            }
             self.outlet.push(Envelope { head, ticket, payload })?;
         }
         self.emit.items = items;
@@ -564,6 +587,7 @@ where
 
     /// Makes a dead letter of the record in hand.
     fn bury(&mut self, current: Current<T>, fault: Fault) -> Result<(), Cause> {
+        self.span.iter_mut().for_each(|span| span.fails(&fault));
         let payload = match (&self.parts.options.encode, &current.kept) {
             // An encoder that panics costs the letter its payload, no more.
             (Some(encode), Some(kept)) => guard(|| encode(kept)).ok(),
