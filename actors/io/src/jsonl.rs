@@ -2,7 +2,7 @@
 
 use std::{
     fs::{File, OpenOptions},
-    io::{BufWriter, Read, Seek, SeekFrom, Write},
+    io::{BufWriter, Seek, SeekFrom, Write},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
@@ -10,7 +10,7 @@ use std::{
 use millstream_runtime::{Context, Sink, SinkFactory, StageError, Start};
 use serde::Serialize;
 
-use crate::{IoError, checkpoints::sync_folder};
+use crate::{IoError, checkpoints::sync_folder, tail::behind_last_line};
 
 /// Writes each record as a line of JSON.
 pub struct JsonLines(Arc<Shared>);
@@ -67,15 +67,12 @@ impl Shared {
             return File::create(&self.path).map_err(IoError::file(&self.path));
         }
         let open = || {
-            let mut file = OpenOptions::new().create(true).truncate(false).read(true).write(true).open(&self.path)?;
-            if self.mode == Mode::Transactional {
-                // Where it ends is the checkpoint's to say.
-                sync_folder(self.path.parent().unwrap_or(Path::new("")))?;
-                return Ok(file);
+            if self.mode == Mode::Append {
+                return behind_last_line(&self.path);
             }
-            let whole = end_of_last_line(&mut file)?;
-            file.set_len(whole)?;
-            file.seek(SeekFrom::Start(whole))?;
+            // Where it ends is the checkpoint's to say.
+            let file = OpenOptions::new().create(true).truncate(false).read(true).write(true).open(&self.path)?;
+            sync_folder(self.path.parent().unwrap_or(Path::new("")))?;
             Ok(file)
         };
         open().map_err(IoError::file(&self.path))
@@ -84,23 +81,6 @@ impl Shared {
     fn lock(&self) -> MutexGuard<'_, Option<BufWriter<File>>> {
         self.file.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// Where the last whole line ends.
-fn end_of_last_line(file: &mut File) -> std::io::Result<u64> {
-    let mut end = file.seek(SeekFrom::End(0))?;
-    let mut block = vec![0; 4096];
-    while end > 0 {
-        let start = end.saturating_sub(block.len() as u64);
-        let part = &mut block[..(end - start) as usize];
-        file.seek(SeekFrom::Start(start))?;
-        file.read_exact(part)?;
-        if let Some(at) = part.iter().rposition(|byte| *byte == b'\n') {
-            return Ok(start + at as u64 + 1);
-        }
-        end = start;
-    }
-    Ok(0)
 }
 
 impl<T: Serialize> SinkFactory<T> for JsonLines {

@@ -1,16 +1,11 @@
 //! Dead letters as JSON lines, each on the disk before its record counts as ended.
 
-use std::{
-    fs::{File, OpenOptions},
-    io::Write,
-    path::PathBuf,
-    time::UNIX_EPOCH,
-};
+use std::{fs::File, io::Write, path::PathBuf, time::UNIX_EPOCH};
 
 use millstream_runtime::{BoxError, DeadLetter, DeadLetterSink, Fault};
 use serde::Serialize;
 
-use crate::IoError;
+use crate::{IoError, tail::behind_last_line};
 
 /// Appends dead letters to a file.
 pub struct LetterFile {
@@ -81,12 +76,13 @@ impl DeadLetterSink for LetterFile {
         line.push(b'\n');
         let file = match &mut self.file {
             Some(file) => file,
-            None => {
-                let opened = OpenOptions::new().create(true).append(true).open(&self.path);
-                self.file.insert(opened.map_err(IoError::file(&self.path))?)
-            }
+            None => self.file.insert(behind_last_line(&self.path).map_err(IoError::file(&self.path))?),
         };
-        file.write_all(&line).and_then(|()| file.sync_data()).map_err(IoError::file(&self.path))?;
-        Ok(())
+        let stored = file.write_all(&line).and_then(|()| file.sync_data());
+        if stored.is_err() {
+            // The next letter is not to stand behind half of this one.
+            self.file = None;
+        }
+        Ok(stored.map_err(IoError::file(&self.path))?)
     }
 }

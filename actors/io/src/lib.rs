@@ -26,6 +26,7 @@ mod jsonl;
 mod letters;
 mod lines;
 mod offsets;
+mod tail;
 mod watch;
 
 pub use checkpoints::CheckpointFolder;

@@ -52,7 +52,7 @@ fn stored(folder: &Path) -> HashSet<u64> {
         let end = text.rfind('\n').map_or(0, |at| at + 1);
         text[..end].lines().map(str::to_owned).collect::<Vec<_>>()
     };
-    let mut numbers: HashSet<u64> = whole("out.jsonl").iter().map(|line| line.parse().expect("a number")).collect();
+    let mut numbers: HashSet<u64> = whole("out.jsonl").iter().map(|line| line.parse().unwrap_or_else(|_| panic!("no number: {line:?}"))).collect();
     for letter in whole("letters.jsonl") {
         let offset = letter.split("\"offset\":").nth(1).and_then(|rest| rest.split(',').next()).expect("a letter tells the offset");
         numbers.insert(offset.parse().expect("a number"));

@@ -116,7 +116,8 @@ fn a_group_fails_when_its_crashes_together_are_too_many() {
     assert_eq!(restarts, 3);
     assert!(fault.to_string().ends_with("storm"));
     assert_eq!(report.snapshot.stages.iter().map(|stage| stage.restarts).sum::<u64>(), 3);
-    assert_eq!(report.counts.dead_lettered, 4);
+    // While one stage's crash is once too often, the other may be about to crash too.
+    assert!((4..=5).contains(&report.counts.dead_lettered), "{report}");
 }
 
 /// Restarts by strategies and by hand, among keyed replicas, batches and a join, against what one thread would do.

@@ -4,7 +4,7 @@ use crate::{
     failure::Failure,
     top::{Figures, Page, Reading, draw},
 };
-use console::{Key, Term};
+use console::Term;
 use signal_hook::{
     consts::{SIGINT, SIGTERM},
     flag,
@@ -22,7 +22,7 @@ use std::{
 /// Shows what a running pipeline does: its stages, their rates, queues, batches and times, and its memory.
 ///
 /// The pipeline serves its metrics: `[metrics] address = "127.0.0.1:9464"` in its file, `io::serve_metrics` in a program of
-/// your own. `q` ends it.
+/// your own. Ctrl-C ends it.
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
     /// The page of metrics.
@@ -40,7 +40,7 @@ pub(crate) struct Arguments {
 const PATIENCE: Duration = Duration::from_secs(5);
 /// More than any pipeline's page.
 const MOST: u64 = 16 << 20;
-/// How long a key or a signal waits to be seen.
+/// How long a signal waits to be seen.
 const BLINK: Duration = Duration::from_millis(20);
 
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
@@ -55,7 +55,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
         print!("{}", draw(&Figures::between(&before, &now)));
         return Ok(ExitCode::SUCCESS);
     }
-    let stop = stop(&terminal)?;
+    let stop = stop()?;
     let shown = Shown::new(&terminal)?;
     let mut first = true;
     while !stop.load(Ordering::Acquire) {
@@ -85,22 +85,12 @@ fn read(agent: &ureq::Agent, url: &str) -> Result<Reading, Failure> {
     Ok(Reading { page, at: Instant::now() })
 }
 
-/// Set by `q`, Escape, or a signal.
-fn stop(terminal: &Term) -> Result<Arc<AtomicBool>, Failure> {
+/// Set by a signal: Ctrl-C ends it, so that the terminal can stay as it is.
+fn stop() -> Result<Arc<AtomicBool>, Failure> {
     let stop = Arc::new(AtomicBool::new(false));
     for signal in [SIGINT, SIGTERM] {
         flag::register(signal, stop.clone()).map_err(|error| Failure::Usage(error.to_string()))?;
     }
-    let (keys, told) = (terminal.clone(), stop.clone());
-    // It waits for a key until the process ends.
-    thread::spawn(move || {
-        while let Ok(key) = keys.read_key() {
-            if matches!(key, Key::Char('q') | Key::Escape | Key::CtrlC) {
-                break;
-            }
-        }
-        told.store(true, Ordering::Release);
-    });
     Ok(stop)
 }
 
