@@ -45,6 +45,8 @@ mod lhs;
 mod micro;
 mod planar;
 mod quantised;
+#[cfg(target_arch = "x86_64")]
+mod quantised_avx2;
 mod quantised_micro;
 #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
 mod quantised_neon;

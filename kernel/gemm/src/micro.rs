@@ -305,9 +305,9 @@ unsafe fn columns<S: Tile, const MR: usize, const NV: usize>(s: S, call: &Call<'
         // SAFETY: two of the kc steps.
         unsafe {
             column::<S, MR, NV>(s, a, b, acc);
-            column::<S, MR, NV>(s, a.map(|a| a.wrapping_add(MR)), b.wrapping_add(S::NR), acc);
+            column::<S, MR, NV>(s, [a[0].wrapping_add(MR), a[1].wrapping_add(MR)], b.wrapping_add(S::NR), acc);
         }
-        a = a.map(|a| a.wrapping_add(2 * MR));
+        a = [a[0].wrapping_add(2 * MR), a[1].wrapping_add(2 * MR)];
         b = b.wrapping_add(2 * S::NR);
     }
     if call.kc % 2 == 1 {

@@ -186,9 +186,15 @@ impl QuantisedGemm {
         self.m.div_ceil(self.rows) * self.n.div_ceil(self.cols)
     }
 
-    /// Words of scratch that each running grain needs: packed rows of A, and the sum of each.
+    /// Words of scratch that each running grain needs: packed rows of A, and the sum of each; what a kernel makes of a panel of B.
     pub fn scratch_len(&self) -> usize {
-        self.block_rows * (Kernel::of(self.level).stride(self.k) / size_of::<i32>() + 1)
+        let kernel = Kernel::of(self.level);
+        self.made_len(kernel) + self.block_rows * (kernel.stride(self.k) / size_of::<i32>() + 1)
+    }
+
+    /// What of it the kernel's making takes.
+    fn made_len(&self, kernel: Kernel) -> usize {
+        kernel.make.filter(|make| self.m >= make.rows).map_or(0, |make| (make.len)(self.k.div_ceil(GROUP)))
     }
 
     /// The output cut into this job's grains. Row r of C begins at `r * row_stride`.
@@ -259,6 +265,7 @@ impl QuantisedGemm {
         let packed_stride = kernel.stride(self.k);
         let _ready = kernel.begin();
         let mut sums = Sums([[0; NR]; MR]);
+        let (making, scratch) = scratch.split_at_mut(self.made_len(kernel));
         for block in (0..rows).step_by(self.block_rows) {
             let block_rows = self.block_rows.min(rows - block);
             // A kernel reads whole tiles: the rows past the last are whatever is there.
@@ -267,7 +274,6 @@ impl QuantisedGemm {
             let in_place = match *a {
                 Lhs::Strided { data, row_stride, col_stride: 1 }
                     if T::SHIFT == 0
-                        && kernel.element == 1
                         && self.k > 0
                         && self.k.is_multiple_of(kernel.depth)
                         && row_stride % CROWDED != 0
@@ -287,11 +293,7 @@ impl QuantisedGemm {
                     None => {
                         let words = &mut packed[i * packed_stride / size_of::<i32>()..][..packed_stride / size_of::<i32>()];
                         let bytes = self.pack_row(s, a, row, T::from_i32(zeros.a.at(row)), kernel, words);
-                        let sum = if b_has_zeros { sum_of(bytes) } else { 0 };
-                        if kernel.element == 2 {
-                            widen(words, kernel.padded(self.k));
-                        }
-                        sum
+                        if b_has_zeros { sum_of(bytes) } else { 0 }
                     }
                 };
                 row_sums[i] = sum;
@@ -305,18 +307,20 @@ impl QuantisedGemm {
             let (base, taller) = (tall_rows / kernel.height / row_tiles, tall_rows / kernel.height % row_tiles);
             for (p, j) in (0..cols).step_by(NR).enumerate() {
                 let (width, panel) = (NR.min(cols - j), &b.panel(col0 / NR + p)[..kernel.padded(self.k) / GROUP * NR]);
+                let made = kernel.make.filter(|make| block_rows >= make.rows).map(|make| (make.run)(panel, words, making));
                 // Each tile of rows calls for its share of the next panel; past the last one there is nothing to read, but asking does no harm.
                 let later_step = (NR * size_of::<i32>()).div_ceil(row_tiles);
                 for t in 0..row_tiles {
                     let (i, tall) = ((t * base + t.min(taller)) * kernel.height, (base + usize::from(t < taller)) * kernel.height);
                     let mr = tall.min(block_rows - i);
-                    let a = &a_bytes[first + i * stride..][..(tall - 1) * stride + kernel.padded(self.k) * kernel.element];
+                    let a = &a_bytes[first + i * stride..][..(tall - 1) * stride + kernel.padded(self.k)];
                     let later = panel.as_ptr().wrapping_add(words * NR).wrapping_byte_add(t * words * later_step);
                     let call = Call {
                         rows: mr,
                         a: a.as_ptr(),
                         stride,
                         b: panel.as_ptr(),
+                        made,
                         words,
                         #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
                         column_sums: b.sums()[col0 + j..][..NR].as_ptr(),
@@ -345,33 +349,17 @@ impl QuantisedGemm {
         }
     }
 
-    /// Packs a row of A as unsigned bytes, zero to the end of the kernel's last step. Those that will be widened stand behind the place for
-    /// as many.
+    /// Packs a row of A as unsigned bytes, zero to the end of the kernel's last step.
     #[inline(always)]
     fn pack_row<'w, S: Simd, T: QuantisedElement>(&self, s: S, a: &Lhs<'_, T>, row: usize, pad: T, kernel: Kernel, words: &'w mut [i32]) -> &'w [u8] {
         let padded = kernel.padded(self.k);
-        let start = (kernel.element - 1) * padded;
-        a.copy(s, row, 0, self.k, &mut T::cast(words)[start..start + self.k], self.k.max(1), pad);
-        let bytes: &mut [u8] = &mut bytemuck::cast_slice_mut(words)[start..start + padded];
+        a.copy(s, row, 0, self.k, &mut T::cast(words)[..self.k], self.k.max(1), pad);
+        let bytes: &mut [u8] = &mut bytemuck::cast_slice_mut(words)[..padded];
         bytes[self.k..].fill(0);
         if T::SHIFT != 0 {
             bytes[..self.k].iter_mut().for_each(|byte| *byte ^= T::SHIFT as u8);
         }
         &bytes[..self.k]
-    }
-}
-
-/// Widens `n` bytes, which begin at byte `n`, to 16 bits from the start on.
-#[inline(always)]
-fn widen(words: &mut [i32], n: usize) {
-    let bytes: &mut [u8] = bytemuck::cast_slice_mut(words);
-    for at in (0..n).step_by(16) {
-        let count = 16.min(n - at);
-        let mut waiting = [0; 16];
-        waiting[..count].copy_from_slice(&bytes[n + at..n + at + count]);
-        for (to, x) in bytes[2 * at..2 * (at + count)].chunks_exact_mut(2).zip(waiting) {
-            to.copy_from_slice(&u16::from(x).to_ne_bytes());
-        }
     }
 }
 

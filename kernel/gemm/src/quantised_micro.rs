@@ -4,16 +4,18 @@
 //! sums[r][j] = sum over i of A[r, 4 i .. 4 i + 4] . B[4 i .. 4 i + 4, j]
 //! ```
 //! A is unsigned and B signed. AVX-512 VNNI multiplies and adds four bytes of each lane in one instruction, straight from memory that holds
-//! bytes; AMX multiplies tiles of bytes (`quantised_tiles`); AVX2 has no exact instruction for bytes, so A is packed as 16-bit elements and B
-//! widened as it is read; NEON multiplies signed bytes, so that it starts from 128 times the sums of B's columns and takes 128 from A
+//! bytes; AMX multiplies tiles of bytes (`quantised_tiles`); AVX2 has no exact instruction for bytes, so that B is made harmless first
+//! (`quantised_avx2`); NEON multiplies signed bytes, so that it starts from 128 times the sums of B's columns and takes 128 from A
 //! (`quantised_neon`); portable code does the rest.
 
 use millstream_simd::Level;
 #[cfg(target_arch = "x86_64")]
-use millstream_simd::{Amx, Avx2, Avx512Vnni};
+use millstream_simd::{Amx, Avx512Vnni};
 
 #[cfg(target_arch = "x86_64")]
 use crate::micro::rows;
+#[cfg(target_arch = "x86_64")]
+use crate::quantised_avx2;
 use crate::quantised_rhs::NR;
 #[cfg(target_arch = "x86_64")]
 use crate::quantised_tiles::{self, Tiles};
@@ -38,6 +40,9 @@ pub(crate) struct Call {
     pub(crate) stride: usize,
     /// Packed B: `words` groups of [`NR`] words.
     pub(crate) b: *const i32,
+    /// What [`Kernel::make`] made of them, if anything.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "no kernel of these machines makes anything of panels"))]
+    pub(crate) made: Option<Made>,
     pub(crate) words: usize,
     /// The sum of each of B's [`NR`] columns.
     #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
@@ -48,13 +53,43 @@ pub(crate) struct Call {
     pub(crate) later_step: usize,
 }
 
+/// What a kernel has made of a panel of B.
+#[derive(Clone, Copy)]
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "no kernel of these machines makes anything of panels"))]
+pub(crate) struct Made {
+    /// As many groups as the panel's.
+    pub(crate) main: *const i32,
+    /// What is to be multiplied as well, for either half of the columns.
+    pub(crate) again: [Again; 2],
+}
+
+/// Groups of B for half of a panel's columns.
+#[derive(Clone, Copy)]
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "no kernel of these machines makes anything of panels"))]
+pub(crate) struct Again {
+    /// `count` groups of `NR / 2` words.
+    pub(crate) words: *const i32,
+    /// For each, the byte in a row of A where its elements begin.
+    pub(crate) at: *const i32,
+    pub(crate) count: usize,
+}
+
+/// How a kernel makes something of each panel of B before rows pass over it.
+#[derive(Clone, Copy)]
+pub(crate) struct Make {
+    /// Rows for which it pays.
+    pub(crate) rows: usize,
+    /// Words of memory for what becomes of so many groups.
+    pub(crate) len: fn(usize) -> usize,
+    /// Makes it of a panel of so many groups, in memory of `len` words.
+    pub(crate) run: fn(&[i32], usize, &mut [i32]) -> Made,
+}
+
 /// A level's kernel, and the form of A that it reads.
 #[derive(Clone, Copy)]
 pub(crate) struct Kernel {
     /// Rows of the greatest tile.
     pub(crate) rows: usize,
-    /// Bytes of an element of A: 1, or 2 if it is widened.
-    pub(crate) element: usize,
     /// Rows that are read at a time: A is readable up to the next multiple.
     pub(crate) height: usize,
     /// Elements of k that are read at a time: A and B are readable up to the next multiple, and A is zero past k.
@@ -64,6 +99,8 @@ pub(crate) struct Kernel {
     /// # Safety
     /// A and B are readable as [`Call`] says, up to the next multiples of `height` and `depth`. What [`Kernel::begin`] gave lives on this thread.
     pub(crate) run: unsafe fn(&Call, &mut Sums),
+    /// What the kernel makes of panels of B, if anything.
+    pub(crate) make: Option<Make>,
     /// What makes this thread ready.
     begin: fn() -> Ready,
 }
@@ -92,10 +129,10 @@ impl Kernel {
             Level::Amx(_) => {
                 let (rows, height, depth) = (2 * quantised_tiles::ROWS, quantised_tiles::ROWS, quantised_tiles::DEPTH);
                 let begin = || Ready { _tiles: Amx::detect().map(Tiles::configure) };
-                return Kernel { rows, element: 1, height, depth, run: quantised_tiles::run, begin };
+                return Kernel { rows, height, depth, run: quantised_tiles::run, make: None, begin };
             }
             Level::Avx512(_) if Avx512Vnni::detect().is_some() => return Kernel { rows: 14, run: vnni::run, ..Self::PORTABLE },
-            Level::Avx512(_) | Level::Avx2(_) if Avx2::detect().is_some() => return Kernel { rows: 6, element: 2, run: avx2::run, ..Self::PORTABLE },
+            Level::Avx512(_) | Level::Avx2(_) => return Kernel { rows: quantised_avx2::ROWS, run: quantised_avx2::run, make: Some(quantised_avx2::MAKE), ..Self::PORTABLE },
             _ => {}
         }
         #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
@@ -107,7 +144,7 @@ impl Kernel {
         Self::PORTABLE
     }
 
-    const PORTABLE: Kernel = Kernel { rows: 8, element: 1, height: 1, depth: GROUP, run: portable, begin: Ready::always };
+    const PORTABLE: Kernel = Kernel { rows: 8, height: 1, depth: GROUP, run: portable, make: None, begin: Ready::always };
 
     /// Makes this thread ready to run the kernel, until the result is dropped.
     pub(crate) fn begin(self) -> Ready {
@@ -121,7 +158,7 @@ impl Kernel {
 
     /// Bytes from a row of packed A to the next: an odd number of cache lines, so that rows spread over the sets of the cache.
     pub(crate) fn stride(self, k: usize) -> usize {
-        (self.padded(k) * self.element).next_multiple_of(128) + 64
+        self.padded(k).next_multiple_of(128) + 64
     }
 }
 
@@ -159,7 +196,7 @@ macro_rules! by_rows {
     };
 }
 
-#[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
+#[cfg(any(target_arch = "x86_64", all(target_arch = "aarch64", target_feature = "neon")))]
 pub(crate) use by_rows;
 
 /// Four products and their sum for each lane and instruction.
@@ -225,54 +262,5 @@ mod vnni {
         rows!(ROWS, R => for v in 0..NV {
             acc[R][v].store(&mut sums.0[R][v * LANES..]);
         });
-    }
-}
-
-/// Eight columns at a time: two registers hold the sums of the first and of the second two of each four products for four columns each.
-#[cfg(target_arch = "x86_64")]
-mod avx2 {
-    use millstream_simd::types::Avx2I32 as I32;
-    use millstream_simd::{Avx2, Simd, SimdI32};
-
-    use super::{Call, NR, Sums, portable, rows};
-
-    /// # Safety
-    /// As [`super::Kernel::run`].
-    pub(super) unsafe fn run(call: &Call, sums: &mut Sums) {
-        let Some(s) = Avx2::detect() else {
-            // SAFETY: the caller's promise, passed on.
-            return unsafe { portable(call, sums) };
-        };
-        by_rows!(call.rows, [1 2 3 4 5 6], call, sums, s);
-    }
-
-    /// # Safety
-    /// As [`super::Kernel::run`], for ROWS rows of 16-bit elements.
-    #[inline(always)]
-    unsafe fn body<const ROWS: usize>(s: Avx2, call: &Call, sums: &mut Sums) {
-        for column in (0..NR).step_by(8) {
-            let mut acc = [[I32::splat(s, 0); 2]; ROWS];
-            for i in 0..call.words {
-                let mut b = [I32::splat(s, 0); 2];
-                for v in 0..2 {
-                    // SAFETY: the group has NR words, of which these are four.
-                    b[v] = s.widen_i8(unsafe { &*call.b.add(i * NR + column + 4 * v).cast::<[i8; 16]>() });
-                }
-                rows!(ROWS, R => {
-                    // SAFETY: row R < ROWS has `words` groups of four elements of 16 bits.
-                    let a = s.splat_quad(unsafe { call.a.add(R * call.stride + 8 * i).cast::<[i16; 4]>().read_unaligned() });
-                    for v in 0..2 {
-                        acc[R][v] = s.dot_i16(acc[R][v], a, b[v]);
-                    }
-                });
-            }
-            rows!(ROWS, R => for v in 0..2 {
-                let mut pairs = [0; 8];
-                acc[R][v].store(&mut pairs);
-                for (sum, pair) in sums.0[R][column + 4 * v..].iter_mut().zip(pairs.chunks_exact(2)) {
-                    *sum = pair[0].wrapping_add(pair[1]);
-                }
-            });
-        }
     }
 }

@@ -57,6 +57,30 @@ proptest! {
     }
 }
 
+/// Weights as quantisers make them: most neighbours are small, and some are as large as a byte may be.
+fn weights(n: usize, seed: u64) -> Vec<i8> {
+    let noise = bytes(5 * n, seed);
+    let small = |x: &[u8]| x[..4].iter().map(|x| i32::from(*x) - 128).sum::<i32>() / 4;
+    noise.chunks_exact(5).map(|x| if x[4] < 8 { [127, -128][usize::from(x[4] & 1)] } else { small(x) as i8 }).collect()
+}
+
+/// The greatest elements of A meet the greatest of B, next to groups that are harmless.
+#[test]
+fn large_neighbours_do_not_saturate() {
+    for (m, k, n) in [(1, 64, 32), (5, 70, 33), (17, 64, 16), (40, 516, 70), (130, 131, 95)] {
+        let b = weights(k * n, 7);
+        let packed = PackedQuantised::from_i8(&b, n, 1, k, n).unwrap();
+        let mut a = bytes(m * k, 8);
+        a.iter_mut().step_by(3).for_each(|x| *x = 255);
+        a[..k].fill(255);
+        let at = |x: usize, l: usize| i32::from(a[x / n * k + l]) * i32::from(b[l * n + x % n]);
+        let want: Vec<i32> = (0..m * n).map(|x| (0..k).map(|l| at(x, l)).sum()).collect();
+        for level in Level::available() {
+            assert_eq!(product(level, &Lhs::row_major(&a, k), packed.view(), &ZeroPoints::default(), (m, k, n)), want, "{level}: {m} x {k} x {n}");
+        }
+    }
+}
+
 /// More rows than a grain has, and so deep that a grain packs them in several blocks.
 #[test]
 fn grains_and_blocks_of_rows_make_one_product() {

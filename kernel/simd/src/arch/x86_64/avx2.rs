@@ -472,6 +472,25 @@ impl Avx2 {
         I32x8(isa!(_mm256_add_epi32(acc.0, _mm256_madd_epi16(a.0, b.0))))
     }
 
+    /// In each lane: `acc` plus the products of the four unsigned bytes of `a` with the signed bytes of `b`, wrapping. The products of two
+    /// neighbours must add up to 16 bits; they do whatever `a` holds unless [`Avx2::may_saturate`] says otherwise of `b`.
+    #[inline(always)]
+    pub fn dot_u8_i8(self, acc: I32x8, a: I32x8, b: I32x8) -> I32x8 {
+        let pairs = isa!(_mm256_maddubs_epi16(a.0, b.0));
+        self.dot_i16(acc, I32x8(pairs), I32x8(isa!(_mm256_set1_epi16(1))))
+    }
+
+    /// Whether some bytes of `b`, as the right operand of [`Avx2::dot_u8_i8`], are too large for the largest bytes of the left one.
+    #[inline(always)]
+    pub fn may_saturate(self, b: I32x8) -> bool {
+        isa!({
+            // No sum of multiples of 255 is a bound of 16 bits.
+            let most = _mm256_maddubs_epi16(_mm256_set1_epi8(-1), b.0);
+            let bound = |x| _mm256_cmpeq_epi16(most, _mm256_set1_epi16(x));
+            _mm256_movemask_epi8(_mm256_or_si256(bound(i16::MAX), bound(i16::MIN))) != 0
+        })
+    }
+
     /// 16 signed bytes, each widened to half a lane.
     #[inline(always)]
     pub fn widen_i8(self, bytes: &[i8; 16]) -> I32x8 {
@@ -479,11 +498,17 @@ impl Avx2 {
         I32x8(unsafe { _mm256_cvtepi8_epi16(_mm_loadu_si128(bytes.as_ptr().cast())) })
     }
 
-    /// Four elements of half a lane each, four times.
+    /// Four unsigned bytes, each widened to half a lane, four times. `quad` holds them in this machine's order of bytes.
     #[inline(always)]
-    pub fn splat_quad(self, quad: [i16; 4]) -> I32x8 {
-        let [a, b, c, d] = quad.map(|x| u64::from(x as u16));
-        I32x8(isa!(_mm256_set1_epi64x((a | b << 16 | c << 32 | d << 48) as i64)))
+    pub fn widen_quad(self, quad: i32) -> I32x8 {
+        I32x8(isa!(_mm256_cvtepu8_epi16(_mm_set1_epi32(quad))))
+    }
+
+    /// The sums of neighbouring lanes: those of `a`, then those of `b`.
+    #[inline(always)]
+    pub fn add_pairs(self, a: I32x8, b: I32x8) -> I32x8 {
+        // The sums of each half of `a` stand before those of the same half of `b`.
+        I32x8(isa!(_mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_hadd_epi32(a.0, b.0))))
     }
 
     #[inline(always)]
