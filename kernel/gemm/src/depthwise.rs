@@ -246,17 +246,18 @@ impl Call {
     /// Input, weights and output are valid for these channels at every tap and pixel; so is the bias unless it is null.
     #[inline(always)]
     unsafe fn channels<S: Simd, const P: usize, const FULL: bool>(&self, s: S, c: usize, n: usize) {
-        // SAFETY: the caller's promise: n elements at each place.
-        let load = |p: *const f32| unsafe { if FULL { S::F32::load_ptr(s, p) } else { S::F32::load_ptr_partial(s, p, n) } };
-        let start = if self.bias.is_null() { S::F32::splat(s, 0.0) } else { load(self.bias.wrapping_add(c)) };
+        // SAFETY: the caller's promise.
+        let start = if self.bias.is_null() { S::F32::splat(s, 0.0) } else { unsafe { load::<S, FULL>(s, self.bias.wrapping_add(c), n) } };
         let mut acc = [start; P];
         for ky in 0..self.taps.0 {
             let mut input = self.input.wrapping_add(ky * self.down + c);
             let mut weights = self.weights.wrapping_add(ky * self.weights_down + c);
             for _ in 0..self.taps.1 {
-                let w = load(weights);
+                // SAFETY: the caller's promise.
+                let w = unsafe { load::<S, FULL>(s, weights, n) };
                 for (p, acc) in acc.iter_mut().enumerate() {
-                    *acc = load(input.wrapping_add(p * self.next)).mul_add(w, *acc);
+                    // SAFETY: the caller's promise.
+                    *acc = unsafe { load::<S, FULL>(s, input.wrapping_add(p * self.next), n) }.mul_add(w, *acc);
                 }
                 input = input.wrapping_add(self.right);
                 weights = weights.wrapping_add(self.weights_right);
@@ -270,4 +271,14 @@ impl Call {
             unsafe { if FULL { x.store_ptr(out) } else { x.store_ptr_partial(out, n) } };
         }
     }
+}
+
+/// `n` elements, a whole vector if `FULL`.
+///
+/// # Safety
+/// There are as many at `p`.
+#[inline(always)]
+unsafe fn load<S: Simd, const FULL: bool>(s: S, p: *const f32, n: usize) -> S::F32 {
+    // SAFETY: the caller's promise.
+    unsafe { if FULL { S::F32::load_ptr(s, p) } else { S::F32::load_ptr_partial(s, p, n) } }
 }

@@ -82,6 +82,7 @@ impl<'a> QuantisedRef<'a> {
     }
 
     /// The sum of each column, padded to whole panels.
+    #[inline]
     pub(crate) fn sums(&self) -> &'a [i32] {
         &self.words[self.words.len() - self.n.div_ceil(NR) * NR..]
     }

@@ -201,12 +201,11 @@ fn row_f32<S: Simd>(s: S, rows: &Rows, x: Option<&[f32]>, scale: &[f32], bias: O
     let mut at = 0;
     while at < y.len() {
         let end = (at + lanes).min(y.len());
-        // Whole vectors are loaded without a mask.
-        let load = |from: &[f32]| if end - at == lanes { S::F32::load(s, &from[at..end]) } else { S::F32::load_partial(s, &from[at..end]) };
-        let a = (load(x.unwrap_or(y)) - m) * v;
+        let a = (S::F32::load_partial(s, &x.unwrap_or(y)[at..end]) - m) * v;
+        let scale = S::F32::load_partial(s, &scale[at..end]);
         let a = match bias {
-            Some(b) => a.mul_add(load(scale), load(b)),
-            None => a * load(scale),
+            Some(bias) => a.mul_add(scale, S::F32::load_partial(s, &bias[at..end])),
+            None => a * scale,
         };
         a.store_partial(&mut y[at..end]);
         at = end;

@@ -127,7 +127,7 @@ impl Finish for Dequantise<'_> {
         for at in (0..out.cols()).step_by(lanes) {
             let columns = col + at..col + at + lanes.min(out.cols() - at);
             let scale = if let [one] = *self.scale { S::F32::splat(s, one) } else { S::F32::load_partial(s, &self.scale[columns.clone()]) };
-            let bias = self.bias.map_or(S::F32::splat(s, 0.0), |b| S::F32::load_partial(s, &b[columns.clone()]));
+            let bias = if let Some(bias) = self.bias { S::F32::load_partial(s, &bias[columns.clone()]) } else { S::F32::splat(s, 0.0) };
             for (i, sums) in sums.iter().enumerate() {
                 let mut y = S::I32::load(s, &sums[at..]).to_f32() * scale;
                 if self.bias.is_some() {

@@ -222,7 +222,7 @@ impl SimdF32<Avx2> for F32x8 {
     #[inline(always)]
     unsafe fn load_ptr_partial(_: Avx2, src: *const f32, n: usize) -> Self {
         // SAFETY: masked-off lanes are not read; the caller vouches for the others; the token proves the instructions.
-        Self(unsafe { _mm256_maskload_ps(src, first(Avx2::new_unchecked(), n)) })
+        Self(unsafe { if n >= N { _mm256_loadu_ps(src) } else { _mm256_maskload_ps(src, first(Avx2::new_unchecked(), n)) } })
     }
     #[inline(always)]
     unsafe fn store_ptr(self, dst: *mut f32) {
@@ -231,8 +231,26 @@ impl SimdF32<Avx2> for F32x8 {
     }
     #[inline(always)]
     unsafe fn store_ptr_partial(self, dst: *mut f32, n: usize) {
-        // SAFETY: masked-off lanes are not written; the caller vouches for the others; self proves the instructions.
-        unsafe { _mm256_maskstore_ps(dst, first(Avx2::new_unchecked(), n), self.0) }
+        if n >= N {
+            // SAFETY: the caller vouches for N elements.
+            return unsafe { self.store_ptr(dst) };
+        }
+        // Not by a mask: AMD's cores take a dozen cycles or more for a masked store.
+        let (mut left, mut dst) = (isa!(_mm256_castps256_ps128(self.0)), dst);
+        // SAFETY: four, two and one elements, as far as there are n, for which the caller vouches; self proves the instructions.
+        unsafe {
+            if n & 4 != 0 {
+                _mm_storeu_ps(dst, left);
+                (left, dst) = (_mm256_extractf128_ps::<1>(self.0), dst.add(4));
+            }
+            if n & 2 != 0 {
+                _mm_storel_epi64(dst.cast(), _mm_castps_si128(left));
+                (left, dst) = (_mm_movehl_ps(left, left), dst.add(2));
+            }
+            if n & 1 != 0 {
+                _mm_store_ss(dst, left);
+            }
+        }
     }
 
     #[inline(always)]
