@@ -15,6 +15,8 @@
 // A kernel: its name, the threads of its block, its parameters.
 #define KERNEL(name, threads, ...) extern "C" __global__ void __launch_bounds__(threads) name(__VA_ARGS__)
 #define DEVICE static __device__ __forceinline__
+// A function of an object.
+#define MEMBER __device__ __forceinline__
 // Static shared memory: SHARED(float, tile, [32][33]);
 #define SHARED(type, name, shape) __shared__ type name shape
 // All the dynamic shared memory of the launch, aligned to 16 bytes.

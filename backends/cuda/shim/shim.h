@@ -21,6 +21,7 @@
 #include "half.h"
 
 #define DEVICE static inline
+#define MEMBER inline
 #define SHARED(type, name, shape)                \
     using name##_shape = type shape;             \
     static const char name##_key = 0;            \
