@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Makes PTX of compute capability 8.0 of every kernel file, by NVRTC, without a GPU, a driver or a host compiler.
 
-    backends/cuda/ptx.py --cuda FOLDER [--check]
+    backends/cuda/ptx.py --cuda FOLDER [--cuda FOLDER …] [--check]
 
-FOLDER holds `lib` and `include` of NVIDIA's wheels (site-packages/nvidia/cu13). The texts lie in `ptx/`, without comments
+The folders hold `lib` and `include` of NVIDIA's wheels (site-packages/nvidia/cu13). The texts lie in `ptx/`, without comments
 and debugging lines; with --check they are compared with what the sources give now, and nothing is written. `tests/run.py
 --only cuda` fetches the wheels that the texts are made with, checks them, and writes them with --write."""
 
@@ -20,14 +20,14 @@ OPTIONS = ("--gpu-architecture=compute_80", "--std=c++17", "--device-as-default-
 class Nvrtc:
     """NVIDIA's run-time compiler as a library."""
 
-    def __init__(self, cuda):
-        self.include = Path(cuda) / "include"
-        library = sorted((Path(cuda) / "lib").glob("libnvrtc.so.*"))
-        if not library:
-            raise FileNotFoundError(f"no libnvrtc in {Path(cuda) / 'lib'}")
-        for builtins in sorted((Path(cuda) / "lib").glob("libnvrtc-builtins.so.*")):
+    def __init__(self, folders):
+        self.includes = [folder / "include" for folder in map(Path, folders) if (folder / "include").is_dir()]
+        found = lambda pattern: sorted(path for folder in folders for path in (Path(folder) / "lib").glob(pattern))
+        if not found("libnvrtc.so.*"):
+            raise FileNotFoundError(f"no libnvrtc in {', '.join(map(str, folders))}")
+        for builtins in found("libnvrtc-builtins.so.*"):
             ctypes.CDLL(str(builtins), mode=ctypes.RTLD_GLOBAL)  # which it looks for by name alone
-        self.library = ctypes.CDLL(str(library[-1]))
+        self.library = ctypes.CDLL(str(found("libnvrtc.so.*")[-1]))
 
     def text(self, program, what):
         """The log or the PTX of a program."""
@@ -41,7 +41,7 @@ class Nvrtc:
         """The PTX of one file; an error holds the compiler's log. Warnings are errors."""
         program = ctypes.c_void_p()
         self.library.nvrtcCreateProgram(ctypes.byref(program), source.read_bytes(), source.name.encode(), 0, None, None)
-        options = [o.encode() for o in (*OPTIONS, f"--include-path={self.include}", f"--include-path={source.parent}")]
+        options = [o.encode() for o in (*OPTIONS, *(f"--include-path={path}" for path in (*self.includes, source.parent)))]
         failed = self.library.nvrtcCompileProgram(program, len(options), (ctypes.c_char_p * len(options))(*options))
         log = self.text(program, "ProgramLog").strip()
         if failed or log:
@@ -63,10 +63,10 @@ def sources():
     return sorted((HERE / "kernels").glob("*.cu"))
 
 
-def make(cuda, only=None):
+def make(folders):
     """The PTX of each kernel file by the file's stem."""
-    compiler = Nvrtc(cuda)
-    return {source.stem: stripped(compiler.compile(source)) for source in sources() if only in (None, source.stem)}
+    compiler = Nvrtc(folders)
+    return {source.stem: stripped(compiler.compile(source)) for source in sources()}
 
 
 def stale(made):
@@ -86,7 +86,7 @@ def write(made):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cuda", required=True)
+    parser.add_argument("--cuda", required=True, action="append", metavar="FOLDER")
     parser.add_argument("--check", action="store_true")
     options = parser.parse_args()
     made = make(options.cuda)

@@ -5,7 +5,7 @@
 // channels and more; `direct` sums one output element a thread, for small groups; `depthwise` knows that a group is one
 // channel and keeps the channel's weights in shared memory.
 
-#include "millstream.cuh"
+#include "tile.cuh"
 
 struct Conv {
     i64 batch, channels, height, width;
@@ -23,7 +23,7 @@ template <class T> DEVICE void finish(T* y, i64 at, f32 sum, i64 channel, const 
     y[at] = rounded<T>(sum);
 }
 
-constexpr int TILE_M = 64, TILE_N = 64, TILE_K = 16;
+constexpr int TILE_K = 16;
 
 // entries: conv2d_tiled_{f32,f16,bf16}
 // launch: block=256 grid=batch * groups * ceil(group_outputs / 64) * ceil(out_height * out_width / 64) shared=0 registers=128
@@ -45,9 +45,10 @@ constexpr int TILE_M = 64, TILE_N = 64, TILE_K = 16;
 // The product of one group's weights (outputs × window) with the windows of one picture (window × places), tile by tile,
 // as in gemm.cu: sums are in the order of the window's elements.
 template <class T> DEVICE void tiled(const T* x, const T* weights, const T* bias, const T* residual, T* y, const Conv& s) {
-    SHARED(f32, left, [TILE_K][TILE_M + 4]);
-    SHARED(f32, right, [TILE_K][TILE_N + 4]);
-    const int thread = static_cast<int>(threadIdx.x), row = thread / 16 * 4, column = thread % 16 * 4;
+    SHARED(f32, memory, [tile_floats(TILE_K, 1)]);
+    const auto left = [&](int k) { return &memory[k * PITCH]; };
+    const auto right = [&](int k) { return &memory[(TILE_K + k) * PITCH]; };
+    const int thread = static_cast<int>(threadIdx.x);
     const i64 places = s.out_height * s.out_width, groups = s.outputs / s.group_outputs;
     const i64 window = s.kernel_height * s.kernel_width, depth = s.group_channels * window;
     const i64 down = (s.group_outputs + TILE_M - 1) / TILE_M, across = (places + TILE_N - 1) / TILE_N;
@@ -60,12 +61,13 @@ template <class T> DEVICE void tiled(const T* x, const T* weights, const T* bias
         const i64 place = n0 + thread % TILE_N;
         const i64 top = place / s.out_width * s.stride_y - s.pad_top, left_edge = place % s.out_width * s.stride_x - s.pad_left;
 
-        f32 sum[4][4] = {};
+        Tile sums;
+        sums.clear();
         ROLLED for (i64 k0 = 0; k0 < depth; k0 += TILE_K) {
             UNROLL for (int i = 0; i < 4; i++) {
                 const int at = thread + i * 256;
                 const i64 k = k0 + at % TILE_K, m = m0 + at / TILE_K;
-                left[at % TILE_K][at / TILE_K] = m < s.group_outputs && k < depth ? to_f32(filter[m * depth + k]) : 0.0f;
+                left(at % TILE_K)[at / TILE_K] = m < s.group_outputs && k < depth ? to_f32(filter[m * depth + k]) : 0.0f;
             }
             UNROLL for (int i = 0; i < 4; i++) {
                 const int slot = thread / TILE_N + i * 4;
@@ -73,26 +75,16 @@ template <class T> DEVICE void tiled(const T* x, const T* weights, const T* bias
                 const u32 channel = k / static_cast<u32>(window), within = k % static_cast<u32>(window);
                 const i64 line = top + within / s.kernel_width * static_cast<i64>(s.dilation_y), at = left_edge + within % s.kernel_width * static_cast<i64>(s.dilation_x);
                 const bool inside = k < depth && place < places && line >= 0 && line < s.height && at >= 0 && at < s.width;
-                right[slot][thread % TILE_N] = inside ? to_f32(picture[(channel * s.height + line) * s.width + at]) : 0.0f;
+                right(slot)[thread % TILE_N] = inside ? to_f32(picture[(channel * s.height + line) * s.width + at]) : 0.0f;
             }
             __syncthreads();
-            UNROLL for (int k = 0; k < TILE_K; k++) {
-                const auto l = load<4>(&left[k][row]);
-                const auto r = load<4>(&right[k][column]);
-                UNROLL for (int i = 0; i < 4; i++) {
-                    UNROLL for (int j = 0; j < 4; j++) sum[i][j] = fmaf(l.at[i], r.at[j], sum[i][j]);
-                }
-            }
+            UNROLL for (int k = 0; k < TILE_K; k++) sums.step(left(k), right(k));
             __syncthreads();
         }
-        UNROLL for (int i = 0; i < 4; i++) {
-            UNROLL for (int j = 0; j < 4; j++) {
-                const i64 m = m0 + row + i, n = n0 + column + j;
-                if (m >= s.group_outputs || n >= places) continue;
-                const i64 channel = group * s.group_outputs + m;
-                finish(y, (batch * s.outputs + channel) * places + n, sum[i][j], channel, bias, residual, s);
-            }
-        }
+        sums.finish(memory, s.group_outputs - m0, places - n0, [&](int i, int j, f32 sum) {
+            const i64 channel = group * s.group_outputs + m0 + i;
+            finish(y, (batch * s.outputs + channel) * places + n0 + j, sum, channel, bias, residual, s);
+        });
     }
 }
 

@@ -1,13 +1,12 @@
 // Products of matrices where no library of the vendor's is at hand, and what follows a product.
 //
-// A block of 256 threads computes a tile of 64 × 64 of C; each thread 4 × 4, so that a step of k takes 8 loads from shared
-// memory for 16 multiply-adds. Tiles of A and B of 16 steps lie in shared memory in two buffers: the next one is loaded
-// into registers while this one is multiplied. Sums are float32, in the order of k whatever the grid. cuBLAS is several
-// times as fast on halves: this is its twin for machines without, and the reference for it.
+// Tiles of A and B of 16 steps lie in shared memory in two buffers: the next one is loaded into registers while this one
+// is multiplied. Sums are float32, in the order of k whatever the grid. cuBLAS uses tensor cores for halves: this is its
+// twin for machines without it, and the reference for it.
 
-#include "millstream.cuh"
+#include "tile.cuh"
 
-constexpr int TILE_M = 64, TILE_N = 64, TILE_K = 16;
+constexpr int TILE_K = 16;
 
 struct Gemm {
     i64 batch, m, n, k;
@@ -29,10 +28,10 @@ struct Gemm {
 
 template <class T> DEVICE void gemm(const T* a, const T* b, const T* bias, const T* residual, T* c, const Gemm& s) {
     // A by columns, so that a thread's four rows are neighbours.
-    SHARED(f32, left, [2][TILE_K][TILE_M + 4]);
-    SHARED(f32, right, [2][TILE_K][TILE_N + 4]);
+    SHARED(f32, memory, [tile_floats(TILE_K, 2)]);
+    const auto left = [&](int buffer, int k) { return &memory[(buffer * TILE_K + k) * PITCH]; };
+    const auto right = [&](int buffer, int k) { return &memory[((2 + buffer) * TILE_K + k) * PITCH]; };
     const int thread = static_cast<int>(threadIdx.x);
-    const int row = thread / 16 * 4, column = thread % 16 * 4;
     const i64 down = (s.m + TILE_M - 1) / TILE_M, across = (s.n + TILE_N - 1) / TILE_N;
     const i64 steps = (s.k + TILE_K - 1) / TILE_K;
     // Neighbouring threads read neighbouring elements, along whichever axis of the matrix they lie.
@@ -55,42 +54,34 @@ template <class T> DEVICE void gemm(const T* a, const T* b, const T* bias, const
         const auto put = [&](int buffer) {
             UNROLL for (int i = 0; i < 4; i++) {
                 const int at = thread + i * 256;
-                if (a_by_rows) left[buffer][at % TILE_K][at / TILE_K] = next_a[i];
-                else left[buffer][at / TILE_M][at % TILE_M] = next_a[i];
-                if (b_by_rows) right[buffer][at / TILE_N][at % TILE_N] = next_b[i];
-                else right[buffer][at % TILE_K][at / TILE_K] = next_b[i];
+                if (a_by_rows) left(buffer, at % TILE_K)[at / TILE_K] = next_a[i];
+                else left(buffer, at / TILE_M)[at % TILE_M] = next_a[i];
+                if (b_by_rows) right(buffer, at / TILE_N)[at % TILE_N] = next_b[i];
+                else right(buffer, at % TILE_K)[at / TILE_K] = next_b[i];
             }
         };
 
-        f32 sum[4][4] = {};
+        Tile sums;
+        sums.clear();
         fetch(0);
         put(0);
         __syncthreads();
         ROLLED for (i64 step = 0; step < steps; step++) {
             const int buffer = static_cast<int>(step % 2);
             if (step + 1 < steps) fetch((step + 1) * TILE_K);
-            UNROLL for (int k = 0; k < TILE_K; k++) {
-                const auto l = load<4>(&left[buffer][k][row]);
-                const auto r = load<4>(&right[buffer][k][column]);
-                UNROLL for (int i = 0; i < 4; i++) {
-                    UNROLL for (int j = 0; j < 4; j++) sum[i][j] = fmaf(l.at[i], r.at[j], sum[i][j]);
-                }
-            }
+            UNROLL for (int k = 0; k < TILE_K; k++) sums.step(left(buffer, k), right(buffer, k));
             // The other buffer was read before the last barrier.
             if (step + 1 < steps) put(1 - buffer);
             __syncthreads();
         }
-        UNROLL for (int i = 0; i < 4; i++) {
-            UNROLL for (int j = 0; j < 4; j++) {
-                const i64 m = m0 + row + i, n = n0 + column + j;
-                if (m >= s.m || n >= s.n) continue;
-                f32 v = s.scale * sum[i][j];
-                if (bias) v += to_f32(bias[s.bias == 2 ? m : n]);
-                v = activated(v, s.activation, s.alpha, s.beta);
-                if (residual) v += to_f32(residual[batch * s.residual_batch + m * s.residual_row + n]);
-                c[batch * s.c_batch + m * s.c_row + n] = rounded<T>(v);
-            }
-        }
+        sums.finish(memory, s.m - m0, s.n - n0, [&](int i, int j, f32 sum) {
+            const i64 m = m0 + i, n = n0 + j;
+            f32 v = s.scale * sum;
+            if (bias) v += to_f32(bias[s.bias == 2 ? m : n]);
+            v = activated(v, s.activation, s.alpha, s.beta);
+            if (residual) v += to_f32(residual[batch * s.residual_batch + m * s.residual_row + n]);
+            c[batch * s.c_batch + m * s.c_row + n] = rounded<T>(v);
+        });
     }
 }
 FOR_FLOATS(GEMM)

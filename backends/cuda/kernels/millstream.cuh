@@ -41,9 +41,11 @@ using u64 = unsigned long long;
 #ifdef __CUDACC__
 #define UNROLL _Pragma("unroll")
 #define ROLLED _Pragma("unroll 1")
+#define UNROLL_BY_8 _Pragma("unroll 8")
 #else
 #define UNROLL
 #define ROLLED
+#define UNROLL_BY_8
 #endif
 #define FOR_FLOATS(M) M(f32) M(f16) M(bf16)
 #define FOR_HALVES(M) M(f16) M(bf16)
