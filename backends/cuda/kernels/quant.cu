@@ -11,21 +11,6 @@
 #include "quant.cuh"
 #include "tile.cuh"
 
-// The rest of a linear layer: y = activation(sum + bias) + residual.
-struct Linear {
-    i64 m, n, k;
-    i32 activation, reserved;
-    f32 alpha, beta;
-};
-
-template <class T> DEVICE void finish(T* y, const T* bias, const T* residual, const Linear& s, i64 m, i64 n, f32 sum) {
-    if (bias) sum += to_f32(bias[n]);
-    sum = activated(sum, s.activation, s.alpha, s.beta);
-    const i64 at = m * s.n + n;
-    if (residual) sum += to_f32(residual[at]);
-    y[at] = rounded<T>(sum);
-}
-
 constexpr int ROWS_AT_ONCE = 4;
 constexpr int WARPS = 256 / WARP;
 
@@ -45,11 +30,11 @@ template <int COUNT, class T> DEVICE f32 dot(const T* x, i64 k, i64 end, const f
     return sum;
 }
 
-// fetch(n, k0) brings the 16 bytes of weights of output n from k0 on, PER_WORD weights in each of four words; apart(n, k0,
-// word, w) makes float32 of a word, without the scale of a whole row. The words go by in a loop that is not unrolled:
-// registers hold the weights of one.
-template <int PER_WORD, class T, class F, class G, class H>
-DEVICE void few_rows(const T* x, const T* bias, const T* residual, T* y, const Linear& s, F fetch, G apart, H row_scale) {
+// fetch(n, k0) brings the 16 bytes of weights of output n from k0 on, PER_WORD weights in each of four words, and what takes
+// them apart: run.apart(word, w) makes float32 of a word, without the scale of a whole row. The words go by in a loop that is
+// not unrolled: registers hold the weights of one.
+template <int PER_WORD, class T, class F, class G>
+DEVICE void few_rows(const T* x, const T* bias, const T* residual, T* y, const Linear& s, F fetch, G row_scale) {
     constexpr int RUN = 4 * PER_WORD;
     const int lane = static_cast<int>(threadIdx.x) % WARP;
     const i64 groups = (s.m + ROWS_AT_ONCE - 1) / ROWS_AT_ONCE;
@@ -57,11 +42,11 @@ DEVICE void few_rows(const T* x, const T* bias, const T* residual, T* y, const L
         const i64 n = t % s.n, m0 = t / s.n * ROWS_AT_ONCE;
         f32 sum[ROWS_AT_ONCE] = {};
         ROLLED for (i64 k0 = lane * RUN; k0 < s.k; k0 += WARP * RUN) {
-            Pack<u32, 4> words = fetch(n, k0);
+            auto run = fetch(n, k0);
             ROLLED for (i64 k = k0; k < k0 + RUN; k += PER_WORD) {
                 f32 w[PER_WORD];
-                apart(n, k0, words.at[0], w);
-                turn(words, 0);
+                run.apart(run.words.at[0], w);
+                turn(run.words, 0);
                 UNROLL for (int r = 0; r < ROWS_AT_ONCE; r++) {
                     if (m0 + r < s.m) sum[r] += dot<PER_WORD>(x + (m0 + r) * s.k, k, s.k, w);
                 }
@@ -114,8 +99,7 @@ template <class T, class F> DEVICE void many_rows(const T* x, const T* bias, con
 #define INT8(T) \
     KERNEL(linear_int8_rows_##T, 256, const T* x, const i8* weights, const f32* scales, const T* bias, const T* residual, T* y, Linear shape) { \
         few_rows<4>( \
-            x, bias, residual, y, shape, [=](i64 n, i64 k0) { return words_of<4>(weights + n * shape.k, k0, shape.k); }, \
-            [](i64, i64, u32 word, f32* w) { bytes(word, w); }, [=](i64 n) { return scales[n]; }); \
+            x, bias, residual, y, shape, [=](i64 n, i64 k0) { return Bytes{words_of<4>(weights + n * shape.k, k0, shape.k)}; }, [=](i64 n) { return scales[n]; }); \
     } \
     KERNEL(linear_int8_tiled_##T, 256, const T* x, const i8* weights, const f32* scales, const T* bias, const T* residual, T* y, Linear shape) { \
         many_rows(x, bias, residual, y, shape, [=](i64 n, i64 k0, int part, f32* w) { \
@@ -135,8 +119,7 @@ FOR_FLOATS(INT8)
     KERNEL(linear_int4_rows_##T, 256, const T* x, const u8* weights, const T* scales, const u8* zeros, const T* bias, const T* residual, T* y, Linear shape) { \
         const Blocks<T> blocks{weights, scales, zeros, (shape.k + 31) / 32}; \
         few_rows<8>( \
-            x, bias, residual, y, shape, [=](i64 n, i64 k0) { return blocks.words(n, k0 / 32); }, \
-            [=](i64 n, i64 k0, u32 word, f32* w) { blocks.apart(word, n, k0 / 32, w); }, [](i64) { return 1.0f; }); \
+            x, bias, residual, y, shape, [=](i64 n, i64 k0) { return blocks.whole(n, k0 / 32); }, [](i64) { return 1.0f; }); \
     } \
     KERNEL(linear_int4_tiled_##T, 256, const T* x, const u8* weights, const T* scales, const u8* zeros, const T* bias, const T* residual, T* y, Linear shape) { \
         const Blocks<T> blocks{weights, scales, zeros, (shape.k + 31) / 32}; \

@@ -152,7 +152,7 @@ template <class T> DEVICE i64 sampled(const T* logits, i64 length, f32 random, f
 
 // entries: sample_{f32,f16,bf16}
 // launch: block=256 grid=rows shared=0 registers=64
-// args: logits, random (f32 in [0, 1), one a row), y (i64), rows, length, top_k (0: all), temperature (0: the largest logit),
+// args: logits, random (f32, one a row, from 0 on and below 1), y (i64), rows, length, top_k (0: all), temperature (0: the largest logit),
 // top_p (1: all). NaN and -inf are never chosen, unless there is nothing else; a row with +inf gives its first one.
 #define SAMPLE(T) \
     KERNEL(sample_##T, 256, const T* logits, const f32* random, i64* y, i64 rows, i64 length, i64 top_k, f32 temperature, f32 top_p) { \

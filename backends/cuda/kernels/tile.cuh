@@ -12,6 +12,16 @@ constexpr int PITCH = 64 + 4;  // rows begin at multiples of 16 bytes, in differ
 // What a tile needs of shared memory: two operands of `depth` steps, `buffers` times, and afterwards the sums.
 constexpr int tile_floats(int depth, int buffers) { return 2 * buffers * depth > TILE_M ? 2 * buffers * depth * PITCH : TILE_M * PITCH; }
 
+// Calls each(i, j, sum) for the sums of a tile in shared memory that are among m × n, of THREADS threads that wrote them.
+template <int THREADS, class F> DEVICE void finish_tile(const f32* memory, i64 m, i64 n, F each) {
+    __syncthreads();
+    ROLLED for (int at = threadIdx.x; at < TILE_M * TILE_N; at += THREADS) {
+        const int i = at / TILE_N, j = at % TILE_N;
+        if (i < m && j < n) each(i, j, memory[i * PITCH + j]);
+    }
+    __syncthreads();
+}
+
 struct Tile {
     f32 sum[4][4];
     MEMBER int row() const { return static_cast<int>(threadIdx.x) / 16 * 4; }
@@ -33,11 +43,6 @@ struct Tile {
     // write the memory again afterwards.
     template <class F> MEMBER void finish(f32* memory, i64 m, i64 n, F each) const {
         UNROLL for (int i = 0; i < 4; i++) store<4>(memory + (row() + i) * PITCH + column(), Pack<f32, 4>{{sum[i][0], sum[i][1], sum[i][2], sum[i][3]}});
-        __syncthreads();
-        ROLLED for (int at = threadIdx.x; at < TILE_M * TILE_N; at += 256) {
-            const int i = at / TILE_N, j = at % TILE_N;
-            if (i < m && j < n) each(i, j, memory[i * PITCH + j]);
-        }
-        __syncthreads();
+        finish_tile<256>(memory, m, n, each);
     }
 };

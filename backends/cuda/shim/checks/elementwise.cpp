@@ -11,7 +11,7 @@ constexpr double FEW = 8 * 0x1p-24;
 
 template <class T, class K> static void unary(Chance& chance, K kernel, const char* name, double (*f)(double, double, double), double low, double high) {
     const i64 n = chance.integer(0, 3000), shift = chance.coin() ? 0 : 1;
-    Buffer<T> x(n, chance, low, high, shift), y(n, shift);
+    Buffer<T> x(n, chance, low, high, shift), y(n, chance.coin() ? shift : 0);
     const double alpha = 0.25, beta = 0.5;
     start(kernel, name, chance.integer(1, 4), 256, 0, x.data(), y.data(), n, alpha, beta);
     // An error of the argument's own size near 0 is no error of the function's: inputs are exact.
