@@ -17,8 +17,8 @@
 #define DEVICE static __device__ __forceinline__
 // A function of an object.
 #define MEMBER __device__ __forceinline__
-// Static shared memory: SHARED(float, tile, [32][33]);
-#define SHARED(type, name, shape) __shared__ type name shape
+// Static shared memory, aligned for loads of 16 bytes whatever its type: SHARED(float, tile, [32][33]);
+#define SHARED(type, name, shape) __shared__ __align__(16) type name shape
 // All the dynamic shared memory of the launch, aligned to 16 bytes.
 #define DYN_SHARED(type, name)                         \
     extern __shared__ uint4 dynamic_shared_memory[];   \
