@@ -6,9 +6,11 @@
 //! overtakes through the fast path.
 //!
 //! The wake protocol. The word's top bit says that somebody waits. Waiting side, under the lock: set the bit, and look
-//! at the balance that this very operation returned; if it is too small, sleep. Releasing side: add to the balance;
-//! if this very operation returned the bit, take the lock and notify. Both are read-modify-writes of one word, so one
-//! of them comes first and the other sees it; and the lock closes the gap between the waiter's look and its sleep.
+//! at the balance that this very operation returned; if it is too small, note what is wanted and sleep. Releasing side:
+//! add to the balance; if this very operation returned the bit, take the lock, and notify if the balance is what the
+//! first in line wants. Both are read-modify-writes of one word, so one of them comes first and the other sees it; and
+//! the lock closes the gap between the waiter's look and its sleep. Whoever comes to stand first is woken to look, so
+//! that what is wanted is always the first one's; records that come back one by one wake nobody in vain.
 
 use std::{error::Error, fmt};
 
@@ -85,6 +87,8 @@ struct Turns {
     next: u64,
     serving: u64,
     waiting: usize,
+    /// What the first in line found too little for, if it has looked.
+    wanted: Cost,
 }
 
 impl Ledger {
@@ -95,7 +99,7 @@ impl Ledger {
             limits,
             free: AtomicU64::new(limits.word()),
             closed: AtomicBool::new(false),
-            turns: Mutex::new(Turns { next: 0, serving: 0, waiting: 0 }),
+            turns: Mutex::new(Turns { next: 0, serving: 0, waiting: 0, wanted: Cost::default() }),
             changed: Condvar::new(),
         }
     }
@@ -138,8 +142,11 @@ impl Ledger {
             if self.closed.load(Ordering::Relaxed) {
                 break Err(Closed);
             }
-            if turns.serving == turn && self.subtract(word, debit, true) {
-                break Ok(debit);
+            if turns.serving == turn {
+                if self.subtract(word, debit, true) {
+                    break Ok(debit);
+                }
+                turns.wanted = debit;
             }
             turns = self.changed.wait(turns).unwrap_or_else(|poisoned| poisoned.into_inner());
             word = self.free.load(Ordering::Acquire);
@@ -147,6 +154,8 @@ impl Ledger {
         // In a closed ledger everybody leaves, in any order: turns no longer matter there.
         turns.serving += 1;
         turns.waiting -= 1;
+        // The next in line has not looked yet.
+        turns.wanted = Cost::default();
         if turns.waiting == 0 {
             self.free.fetch_and(!WAITERS, Ordering::AcqRel);
         }
@@ -176,9 +185,12 @@ impl Ledger {
         }
         let before = self.free.fetch_add(debit.word(), Ordering::AcqRel);
         if before & WAITERS != 0 {
-            // The empty critical section orders us after the look of a waiter that is about to sleep.
-            drop(lock(&self.turns));
-            self.changed.notify_all();
+            // The critical section orders us after the look of a waiter that is about to sleep.
+            let wanted = lock(&self.turns).wanted;
+            let free = Cost::from_word(self.free.load(Ordering::Acquire));
+            if free.records >= wanted.records && free.bytes >= wanted.bytes {
+                self.changed.notify_all();
+            }
         }
     }
 

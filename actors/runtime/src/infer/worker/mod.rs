@@ -378,6 +378,9 @@ impl<'a, T: Send + 'static, H: ModelHandler> Worker<'a, T, H> {
     }
 
     fn still_wanted(&mut self, items: Items<T, H>) -> Items<T, H> {
+        if !items.iter().any(|item| given_up(&item.envelope.head, &item.envelope.ticket).is_some()) {
+            return items;
+        }
         let mut wanted = Vec::with_capacity(items.len());
         for item in items {
             match given_up(&item.envelope.head, &item.envelope.ticket) {
@@ -416,7 +419,8 @@ impl<'a, T: Send + 'static, H: ModelHandler> Worker<'a, T, H> {
                 None => handler.run(model, &inputs).map(Ok),
             }
         });
-        let took = start.elapsed();
+        let ended = Instant::now();
+        let took = ended.duration_since(start);
         if let Some(id) = handler.version(model)
             && *id != *self.id
         {
@@ -428,7 +432,7 @@ impl<'a, T: Send + 'static, H: ModelHandler> Worker<'a, T, H> {
         match result {
             Ok(Ok(Ok(outputs))) if outputs.len() == group.items.len() => {
                 metrics.worked(took);
-                self.pace.record(group.items.len(), took, group.since.elapsed());
+                self.pace.record(group.items.len(), took, ended.duration_since(group.since));
                 self.limit.went_well();
                 metrics.batch_limit.store(self.most() as u64, Ordering::Relaxed);
                 self.tell_results(&mut group.items);
