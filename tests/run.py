@@ -12,7 +12,7 @@ import time
 
 sys.dont_write_bytecode = True
 
-from harness import conformance, fuzz, models, neon, stdless
+from harness import conformance, cuda, fuzz, models, neon, stdless
 from harness.process import ROOT, Failed, NotHere, environment, output, run, say, target
 
 
@@ -43,6 +43,7 @@ def main():
         "fuzz": fuzz.check,
         "stdless": stdless.check,
         "neon": neon.check,
+        "cuda": cuda.check,
         "conformance": conformance.check,
         "models": models.check,
     }
@@ -50,9 +51,10 @@ def main():
     names = lambda text: [name for name in text.split(",") if name in parts or parser.error(f"no part {name}: {', '.join(parts)}")]
     parser.add_argument("--only", type=names, default=list(parts), metavar="PART,…", help=f"of {', '.join(parts)}")
     parser.add_argument("--skip", type=names, default=[], metavar="PART,…")
-    parser.add_argument("--write", action="store_true", help="write the conformance manifest instead of comparing with it")
+    parser.add_argument("--write", action="store_true", help="write the conformance manifest and the PTX instead of comparing with them")
     options = parser.parse_args()
     parts["conformance"] = lambda: conformance.check(options.write)
+    parts["cuda"] = lambda: cuda.check(options.write)
 
     summary = []
     for name in [name for name in parts if name in options.only and name not in options.skip]:
