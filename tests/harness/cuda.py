@@ -121,6 +121,8 @@ def hold(name, promised, ptx):
         made[re.match(r"\w+", head)[0]] = (int(re.search(r"\.maxntid (\d+)", head)[1]), len(re.findall(r"\.param ", head)))
     if made.keys() != promised.keys():
         raise Failed(f"{name}.cu: in the comments and not in the PTX, or the other way: {', '.join(sorted(made.keys() ^ promised.keys()))}")
+    if any(int(alignment) < 16 for alignment in re.findall(r"\.shared \.align (\d+)", ptx)):
+        raise Failed(f"{name}.cu: shared memory that is not aligned for loads of 16 bytes, which the shim's always is")
     for entry, (block, arguments) in made.items():
         if (block, arguments) != (promised[entry][0], promised[entry][2]):
             raise Failed(f"{name}.cu: {entry} has a block of {block} and {arguments} arguments; its comment says {promised[entry][0]} and {promised[entry][2]}")

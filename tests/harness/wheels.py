@@ -92,5 +92,5 @@ def pip(python, section, action, *options):
             time.sleep(5 * (attempt + 1))
     raise Failed(
         f"pip could not fetch the wheels of [{section}] (see {PINS.name}). This part needs the Python package index once; "
-        f"what was fetched stays in {cache()}. Without a network, run the others: tests/run.py --skip conformance,models"
+        f"what was fetched stays in {cache()}. Without a network, run the others: tests/run.py --skip conformance,models,cuda"
     )
