@@ -225,7 +225,7 @@ def run_checks(compiler, sanitizers):
         for (family, sanitizer), (status, text) in zip(jobs, pool.map(one, jobs)):
             if status != 0:
                 raise Failed(f"{family} under the sanitizer {sanitizer}: exit status {status}\n{text[-4000:]}")
-            say(f"{family:12} {sanitizer:8} {text.splitlines()[-1]}")
+            say(f"{family:16} {sanitizer:8} {text.splitlines()[-1]}")
 
 
 def break_kernels(compiler, sanitizers):

@@ -46,10 +46,10 @@ template <class T> T element(double x) {
     else return static_cast<T>(x);
 }
 // Half of the distance between 1 and the next element.
-template <class T> constexpr double UNIT = 0;
-template <> constexpr double UNIT<f32> = 0x1p-24;
-template <> constexpr double UNIT<f16> = 0x1p-11;
-template <> constexpr double UNIT<bf16> = 0x1p-8;
+template <class T> inline constexpr double UNIT = 0;
+template <> inline constexpr double UNIT<f32> = 0x1p-24;
+template <> inline constexpr double UNIT<f16> = 0x1p-11;
+template <> inline constexpr double UNIT<bf16> = 0x1p-8;
 
 template <class T> const char* type_name() {
     if constexpr (std::is_same_v<T, f32>) return "f32";
