@@ -16,6 +16,10 @@
 #![cfg_attr(not(feature = "std"), no_std)]
 #![forbid(unsafe_code)]
 
+#[cfg(all(feature = "candle", feature = "onnx"))]
+mod candle_model;
+#[cfg(all(feature = "candle", feature = "runtime"))]
+mod candle_module;
 #[cfg(all(feature = "std", feature = "onnx"))]
 mod error;
 #[cfg(all(feature = "std", feature = "onnx"))]
@@ -25,6 +29,8 @@ mod session;
 #[cfg(all(feature = "onnx", feature = "runtime"))]
 mod stage;
 
+#[cfg(all(feature = "candle", feature = "runtime"))]
+pub use candle_module::CandleModule;
 #[cfg(all(feature = "std", feature = "onnx"))]
 pub use error::Error;
 pub use millstream_tensor::{DType, Shape, Tensor, TensorError, Value};

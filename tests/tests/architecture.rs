@@ -22,7 +22,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("engine", &["simd", "tensor", "graph"]),
     ("compile", &["simd", "tensor", "graph", "gemm", "ops", "engine"]),
     ("cpu", &["simd", "tensor", "graph", "gemm", "ops", "compile", "engine"]),
-    ("candle", &["simd", "tensor", "graph", "gemm", "ops", "compile", "engine"]),
+    ("candle", &["simd", "tensor", "graph", "gemm", "ops", "compile", "engine", "cpu"]),
     ("edge", &[]),
     ("runtime", &["edge", "tensor", "graph", "engine"]),
     ("io", &["runtime"]),

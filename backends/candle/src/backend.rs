@@ -6,20 +6,22 @@ use crate::{
     held::Held,
     ledger::Ledger,
     walk::{Engine, Walk},
+    workers::workers,
 };
 use candle_core::Device;
 use millstream_compile::signature;
-use millstream_engine::{Backend, CompileError, Executable, PlanBytes, Request, RunError, Signature, Workspace};
+use millstream_engine::{Backend, CompileError, Executable, Given, PlanBytes, Request, RunError, Signature, Workers, Workspace};
 use millstream_graph::{Fact, Graph, Spec};
 use millstream_simd::Level;
 use millstream_tensor::{Shape, TensorViewMut, Value};
 use std::sync::Arc;
 
 /// Runs graphs on Candle tensors; what Candle lacks, on our kernels.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct CandleBackend {
     device: Device,
     level: Level,
+    workers: Arc<dyn Workers>,
 }
 
 impl CandleBackend {
@@ -30,7 +32,12 @@ impl CandleBackend {
 
     /// A device of Candle's.
     pub fn on(device: Device) -> CandleBackend {
-        CandleBackend { device, level: Level::detect() }
+        CandleBackend { device, level: millstream_cpu::level(), workers: workers() }
+    }
+
+    /// The same backend, its kernels on these workers.
+    pub fn with_workers(self, workers: Arc<dyn Workers>) -> CandleBackend {
+        CandleBackend { workers, ..self }
     }
 
     /// The device.
@@ -59,7 +66,7 @@ impl Backend for CandleBackend {
             return Err(CompileError::Unsupported(unsupported));
         }
         let weights = body.weight_bytes();
-        Ok(Arc::new(CandleModel { engine: Engine { device: self.device.clone(), level: self.level }, signature, body, weights }))
+        Ok(Arc::new(CandleModel { engine: Engine { device: self.device.clone(), level: self.level, workers: self.workers.clone() }, signature, body, weights }))
     }
 }
 
@@ -95,7 +102,7 @@ impl Executable for CandleModel {
 
     fn run(&self, workspace: &mut Workspace, request: Request<'_, '_>) -> Result<Vec<Option<Value>>, RunError> {
         let Request { inputs, outputs, cancel, profiler } = request;
-        self.signature.check(inputs)?;
+        self.signature.check(Given::Values(inputs))?;
         let mut held = Vec::with_capacity(inputs.len());
         for value in inputs {
             held.push(Held::from_value(value, &self.engine.device).map_err(backend)?);

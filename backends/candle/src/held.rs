@@ -1,6 +1,6 @@
 //! A value of a run: a Candle tensor where Candle has the element type, else a millstream value.
 
-use candle_core::{Device, Storage, Tensor as CandleTensor};
+use candle_core::{CpuStorage, Device, Storage, Tensor as CandleTensor};
 use millstream_graph::{Fact, Spec};
 use millstream_tensor::{DType, Shape, Tensor, TensorError, Value, bf16, f16};
 
@@ -50,9 +50,19 @@ macro_rules! by_shared_type {
 }
 pub(crate) use by_shared_type;
 
-/// Our name for Candle's element type, if we have it.
+/// Our name for the element type of a tensor, if we have it.
 pub(crate) fn dtype_of(t: &CandleTensor) -> Option<DType> {
-    Some(match t.dtype() {
+    shared_dtype(t.dtype())
+}
+
+/// Our name for the element type of a storage, if we have it.
+pub(crate) fn storage_dtype(storage: &CpuStorage) -> Option<DType> {
+    use candle_core::backend::BackendStorage;
+    shared_dtype(storage.dtype())
+}
+
+fn shared_dtype(dtype: candle_core::DType) -> Option<DType> {
+    Some(match dtype {
         candle_core::DType::F32 => DType::F32,
         candle_core::DType::F64 => DType::F64,
         candle_core::DType::F16 => DType::F16,

@@ -3,12 +3,15 @@
 
 use crate::{
     error::Failure,
-    held::{Held, by_shared_type, dtype_of, is_shared},
+    held::{Held, by_shared_type, dtype_of},
+    memory::Memory,
 };
-use candle_core::{Device, Storage, Tensor as CandleTensor};
-use millstream_graph::{EvalCx, EvalError, Input, Op, Output, Serial, Spec, StepCx};
+use candle_core::{CpuStorage, Device, Storage, Tensor as CandleTensor};
+use millstream_engine::Workers;
+use millstream_graph::{EvalCx, EvalError, Input, Op, Output, Parallel, Serial, Spec, StepCx};
 use millstream_simd::Level;
-use millstream_tensor::{AlignedBytes, DType, Layout, Shape, Tensor, TensorError, TensorView, TensorViewMut, Value, WorkerScratch, bf16, f16};
+use millstream_tensor::{AlignedBytes, DType, Layout, Shape, TensorView, TensorViewMut, Value, WorkerScratch, bf16, f16};
+use std::cell::RefCell;
 
 /// What becomes of an output of a kernel.
 #[derive(Debug, Clone, Copy)]
@@ -21,84 +24,80 @@ pub(crate) enum Wanted {
     Open,
 }
 
-/// Memory that an output is written to.
-enum Memory {
-    F32(Vec<f32>),
-    F64(Vec<f64>),
-    F16(Vec<f16>),
-    BF16(Vec<bf16>),
-    U8(Vec<u8>),
-    U32(Vec<u32>),
-    I16(Vec<i16>),
-    I32(Vec<i32>),
-    I64(Vec<i64>),
-    Own(AlignedBytes),
-    None,
+/// Steps of less arithmetic and traffic (in operations and bytes) run on their caller's thread: waking another costs as much.
+const ALONE: f64 = 128.0 * 1024.0;
+
+/// Scratch memory that a thread keeps between operators.
+const KEPT: usize = 32 << 20;
+
+thread_local! {
+    static SCRATCH: RefCell<AlignedBytes> = RefCell::new(AlignedBytes::default());
 }
 
-/// `$body` with `$v` as the vector of any variant that Candle shares.
-macro_rules! with_vector {
-    ($memory:expr, $v:ident => $body:expr, $own:ident => $rest:expr, None => $none:expr) => {
-        match $memory {
-            Memory::F32($v) => $body,
-            Memory::F64($v) => $body,
-            Memory::F16($v) => $body,
-            Memory::BF16($v) => $body,
-            Memory::U8($v) => $body,
-            Memory::U32($v) => $body,
-            Memory::I16($v) => $body,
-            Memory::I32($v) => $body,
-            Memory::I64($v) => $body,
-            Memory::Own($own) => $rest,
-            Memory::None => $none,
+/// One run of an operator's kernel.
+pub(crate) struct Run<'a> {
+    pub(crate) op: &'a dyn Op,
+    pub(crate) level: Level,
+    pub(crate) workers: &'a dyn Workers,
+    /// The inputs' types and layouts, and for each whether it comes packed.
+    pub(crate) inputs: &'a [Option<Spec>],
+    pub(crate) packed: &'a [bool],
+}
+
+impl Run<'_> {
+    /// Evaluates the operator: `given` are the inputs, `memory` and `slots` have a place for each output that is wanted.
+    pub(crate) fn eval(&self, given: &[Input<'_>], wanted: &[Wanted], memory: &mut [Memory], slots: &mut [Option<Value>]) -> Result<(), EvalError> {
+        let outputs: Vec<Spec> = wanted.iter().filter_map(|w| if let Wanted::Planned(s) = w { Some(*s) } else { None }).collect();
+        let cx = StepCx { inputs: self.inputs, outputs: &outputs, packed: self.packed, level: self.level };
+        let (need, cost) = (self.op.scratch(&cx), self.op.cost(&cx));
+        let mut kept = SCRATCH.take();
+        let mut result = Ok(());
+        let mut body = |parallel: &dyn Parallel| {
+            let part = need.per_worker.next_multiple_of(64);
+            let result_of = |kept: &mut AlignedBytes, memory: &mut [Memory], slots: &mut [Option<Value>]| -> Result<(), EvalError> {
+                let shared = need.shared.next_multiple_of(64);
+                kept.grow(shared + part * parallel.workers())?;
+                let (shared, per_worker) = kept.as_mut().split_at_mut(shared);
+                let scratch = WorkerScratch::new(&mut per_worker[..part * parallel.workers()], part, parallel.workers());
+                let mut cx = EvalCx::new(self.level, parallel, &mut shared[..need.shared], scratch);
+                given.iter().for_each(|input| cx.push_input(*input));
+                for ((wanted, memory), slot) in wanted.iter().zip(memory).zip(slots) {
+                    cx.push_output(match wanted {
+                        Wanted::Unused => Output::Unused,
+                        Wanted::Planned(s) => Output::Tensor(TensorViewMut::new(s.dtype, &s.layout, memory.bytes())?),
+                        Wanted::Open => Output::Slot(slot),
+                    });
+                }
+                self.op.eval(&mut cx)
+            };
+            result = result_of(&mut kept, memory, slots);
+        };
+        match cost.flops + cost.bytes < ALONE {
+            true => body(&Serial),
+            false => self.workers.enter(&mut body),
         }
-    };
-}
-
-impl Memory {
-    fn of(wanted: &Wanted) -> Result<Memory, TensorError> {
-        let Wanted::Planned(spec) = wanted else { return Ok(Memory::None) };
-        let n = spec.shape().elements();
-        if !is_shared(spec.dtype, n) {
-            return Ok(Memory::Own(AlignedBytes::zeroed(spec.bytes())?));
+        if kept.len() <= KEPT {
+            SCRATCH.set(kept);
         }
-        Ok(match spec.dtype {
-            DType::F32 => Memory::F32(zeros(n)?),
-            DType::F64 => Memory::F64(zeros(n)?),
-            DType::F16 => Memory::F16(zeros(n)?),
-            DType::BF16 => Memory::BF16(zeros(n)?),
-            DType::U8 => Memory::U8(zeros(n)?),
-            DType::U32 => Memory::U32(zeros(n)?),
-            DType::I16 => Memory::I16(zeros(n)?),
-            DType::I32 => Memory::I32(zeros(n)?),
-            DType::I64 => Memory::I64(zeros(n)?),
-            _ => Memory::Own(AlignedBytes::zeroed(spec.bytes())?),
-        })
-    }
-
-    fn bytes(&mut self) -> &mut [u8] {
-        with_vector!(self, v => bytemuck::cast_slice_mut(v), own => own.as_mut(), None => &mut [])
-    }
-
-    fn into_held(self, spec: &Spec, device: &Device) -> Result<Held, Failure> {
-        let dims = spec.shape().dims();
-        with_vector!(self,
-            v => Ok(Held::Candle(CandleTensor::from_vec(v, dims, device)?)),
-            own => Ok(Held::Own(Value::Tensor(Tensor::from_view(TensorView::new(spec.dtype, &spec.layout, own.as_ref())?)?))),
-            None => Err(EvalError::Invalid("an output was not written").into())
-        )
+        result
     }
 }
 
-fn zeros<T: bytemuck::Zeroable + Clone>(n: usize) -> Result<Vec<T>, TensorError> {
-    let mut v = Vec::new();
-    v.try_reserve_exact(n).map_err(|_| TensorError::OutOfMemory(n.saturating_mul(size_of::<T>())))?;
-    v.resize(n, T::zeroed());
-    Ok(v)
+/// The elements of Candle's storage from `start` to `end` as bytes; `None` for types that we lack.
+pub(crate) fn bytes_of(storage: &CpuStorage, (start, end): (usize, usize)) -> Option<(DType, &[u8])> {
+    let dtype = crate::held::storage_dtype(storage)?;
+    let bytes = by_shared_type!(dtype, T => bytemuck::cast_slice(storage.as_slice::<T>().ok()?.get(start..end)?), _ => return None);
+    Some((dtype, bytes))
 }
 
-/// Runs an operator's kernel, alone on the calling thread.
-pub(crate) fn run(op: &dyn Op, level: Level, inputs: &[Option<&Held>], wanted: &[Wanted], device: &Device) -> Result<Vec<Option<Held>>, Failure> {
+/// Runs a node's kernel on values of a run.
+pub(crate) fn run(
+    op: &dyn Op,
+    (level, workers): (Level, &dyn Workers),
+    inputs: &[Option<&Held>],
+    wanted: &[Wanted],
+    device: &Device,
+) -> Result<Vec<Option<Held>>, Failure> {
     // Dense on the CPU: Candle's own tensors if they are already, else copies.
     let dense = inputs
         .iter()
@@ -109,45 +108,27 @@ pub(crate) fn run(op: &dyn Op, level: Level, inputs: &[Option<&Held>], wanted: &
         .collect::<Result<Vec<Option<CandleTensor>>, _>>()?;
     let storages: Vec<_> = dense.iter().map(|t| t.as_ref().map(|t| (t.storage_and_layout(), dtype_of(t)))).collect();
     let layouts = dense.iter().map(|t| t.as_ref().map(|t| Shape::new(t.dims()).map(Layout::row_major)).transpose()).collect::<Result<Vec<_>, _>>()?;
-    let input_specs = inputs.iter().map(|h| h.map_or(Ok(None), Held::spec)).collect::<Result<Vec<_>, _>>()?;
-    let output_specs: Vec<Spec> = wanted
-        .iter()
-        .filter_map(|w| match w {
-            Wanted::Planned(s) => Some(*s),
-            _ => None,
-        })
-        .collect();
-    let need = op.scratch(&StepCx { inputs: &input_specs, outputs: &output_specs, packed: &[], level });
-    let mut shared = AlignedBytes::zeroed(need.shared)?;
-    let mut per_worker = AlignedBytes::zeroed(need.per_worker)?;
-    let mut memory = wanted.iter().map(Memory::of).collect::<Result<Vec<_>, _>>()?;
-    let mut slots: Vec<Option<Value>> = vec![None; wanted.len()];
-    {
-        let mut cx = EvalCx::new(level, &Serial, shared.as_mut(), WorkerScratch::new(per_worker.as_mut(), need.per_worker, 1));
-        for (i, held) in inputs.iter().enumerate() {
-            cx.push_input(match (held, &storages[i], &layouts[i]) {
-                (None, ..) => Input::Absent,
-                (Some(Held::Own(Value::Tensor(t))), ..) => Input::Tensor(t.view()),
-                (Some(Held::Own(v)), ..) => Input::Value(v),
-                (Some(Held::Candle(_)), Some(((storage, place), Some(dtype))), Some(layout)) => {
-                    let (Storage::Cpu(storage), Some((start, end))) = (&**storage, place.contiguous_offsets()) else {
-                        return Err(EvalError::Invalid("a dense tensor on the CPU was expected").into());
-                    };
-                    let bytes: &[u8] = by_shared_type!(*dtype, T => bytemuck::cast_slice(&storage.as_slice::<T>()?[start..end]), _ => &[]);
-                    Input::Tensor(TensorView::new(*dtype, layout, bytes)?)
-                }
-                _ => return Err(EvalError::Invalid("an element type that millstream lacks").into()),
-            });
-        }
-        for ((wanted, memory), slot) in wanted.iter().zip(&mut memory).zip(&mut slots) {
-            cx.push_output(match wanted {
-                Wanted::Unused => Output::Unused,
-                Wanted::Planned(s) => Output::Tensor(TensorViewMut::new(s.dtype, &s.layout, memory.bytes())?),
-                Wanted::Open => Output::Slot(slot),
-            });
-        }
-        op.eval(&mut cx)?;
+    let specs = inputs.iter().map(|h| h.map_or(Ok(None), Held::spec)).collect::<Result<Vec<_>, _>>()?;
+    let mut given = Vec::with_capacity(inputs.len());
+    for (i, held) in inputs.iter().enumerate() {
+        given.push(match (held, &storages[i], &layouts[i]) {
+            (None, ..) => Input::Absent,
+            (Some(Held::Own(Value::Tensor(t))), ..) => Input::Tensor(t.view()),
+            (Some(Held::Own(v)), ..) => Input::Value(v),
+            (Some(Held::Candle(_)), Some(((storage, place), _)), Some(layout)) => {
+                let (Storage::Cpu(storage), Some(range)) = (&**storage, place.contiguous_offsets()) else {
+                    return Err(EvalError::Invalid("a dense tensor on the CPU was expected").into());
+                };
+                let (dtype, bytes) = bytes_of(storage, range).ok_or(EvalError::Invalid("an element type that millstream lacks"))?;
+                Input::Tensor(TensorView::new(dtype, layout, bytes)?)
+            }
+            _ => return Err(EvalError::Invalid("an element type that millstream lacks").into()),
+        });
     }
+    let place = |w: &Wanted| if let Wanted::Planned(s) = w { Memory::of(s) } else { Ok(Memory::None) };
+    let mut memory = wanted.iter().map(place).collect::<Result<Vec<_>, _>>()?;
+    let mut slots: Vec<Option<Value>> = vec![None; wanted.len()];
+    Run { op, level, workers, inputs: &specs, packed: &[] }.eval(&given, wanted, &mut memory, &mut slots)?;
     let mut out = Vec::with_capacity(wanted.len());
     for (i, ((wanted, memory), slot)) in wanted.iter().zip(memory).zip(slots).enumerate() {
         out.push(match (wanted, slot) {

@@ -10,16 +10,18 @@ use crate::{
     ledger::Ledger,
 };
 use candle_core::Device;
-use millstream_engine::{Cancel, Profiler, RunError, StepRecord};
+use millstream_engine::{Cancel, Profiler, RunError, StepRecord, Workers};
 use millstream_graph::{Control, EvalError, FOLD_LIMIT, Fact, InferCx, InferError, Node, NodeId, Spec, StepCx, ValueId, infer_node};
 use millstream_simd::Level;
 use millstream_tensor::{Bool, DType, Value};
+use std::sync::Arc;
 
 /// What every walk needs.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(crate) struct Engine {
     pub(crate) device: Device,
     pub(crate) level: Level,
+    pub(crate) workers: Arc<dyn Workers>,
 }
 
 /// A value of a run with what is known of it, and its bytes in the ledger.
@@ -129,7 +131,7 @@ impl<'a, 'p> Walk<'a, 'p> {
                 all.resize(node.outputs.len(), None);
                 all
             }
-            (None, None) => kernel::run(&*node.op, self.engine.level, &held, &wanted, &self.engine.device).map_err(fail)?,
+            (None, None) => kernel::run(&*node.op, (self.engine.level, &*self.engine.workers), &held, &wanted, &self.engine.device).map_err(fail)?,
         };
         if let (Some(p), Some(start)) = (&mut self.profiler, start) {
             let time = p.clock().now().saturating_sub(start);
@@ -308,7 +310,7 @@ fn scratch(node: &Node, engine: &Engine, inputs: &[Option<Spec>], outputs: &[Spe
     }
     let need = node.op.scratch(&StepCx { inputs, outputs, packed: &[], level: engine.level });
     // Inputs that lie strided on Candle's side are copied.
-    inputs.iter().flatten().map(Spec::bytes).sum::<usize>() + need.shared + need.per_worker
+    inputs.iter().flatten().map(Spec::bytes).sum::<usize>() + need.shared + need.per_worker * engine.workers.max()
 }
 
 fn engine_name(direct: Option<&Direct>, node: &Node, cx: &StepCx<'_>) -> String {

@@ -5,15 +5,16 @@ use alloc::{
     boxed::Box,
     string::{String, ToString},
     sync::Arc,
+    vec,
     vec::Vec,
 };
 use core::{
     any::Any,
     sync::atomic::{AtomicU64, AtomicUsize, Ordering},
 };
-use millstream_engine::{Bindings, Executable, Plan, PlanBytes, Request, RunError, Signature, Workers, Workspace, run_plan};
-use millstream_graph::{FOLD_LIMIT, Fact};
-use millstream_tensor::{Shape, Tensor, TensorViewMut, Value};
+use millstream_engine::{Bindings, Executable, Given, Plan, PlanBytes, PlanOutput, Request, RunError, Signature, Workers, Workspace, run_plan};
+use millstream_graph::{FOLD_LIMIT, Fact, Spec};
+use millstream_tensor::{DType, Shape, Tensor, TensorError, TensorView, TensorViewMut, Value};
 
 /// Distinguishes executables that share a workspace.
 static NEXT_ID: AtomicUsize = AtomicUsize::new(0);
@@ -40,9 +41,10 @@ impl Bindings for BoundFor {
 }
 
 impl BoundFor {
-    fn matches(&self, inputs: &[Value]) -> bool {
-        let same_shape = |(s, v): (&Shape, &Value)| v.as_tensor().is_ok_and(|t| t.shape() == s);
-        self.shapes.iter().zip(inputs).all(same_shape) && self.values.iter().all(|(i, t)| inputs[*i].as_tensor().is_ok_and(|x| x == t))
+    fn matches(&self, inputs: Given<'_>) -> bool {
+        let same_shape = |(i, s): (usize, &Shape)| inputs.tensor(i).is_ok_and(|t| t.shape() == s);
+        let same = |(i, t): &(usize, Tensor)| inputs.tensor(*i).and_then(|x| same_elements(x, t.view())).unwrap_or(false);
+        self.shapes.iter().enumerate().all(same_shape) && self.values.iter().all(same)
     }
 }
 
@@ -62,11 +64,11 @@ impl CompiledModel {
     }
 
     /// Binds the first segment. If it ends early because small inputs' elements were not known, they become known.
-    fn bind(&self, inputs: &[Value]) -> Result<Segment, RunError> {
+    fn bind(&self, inputs: Given<'_>) -> Result<Segment, RunError> {
         loop {
             let mut facts = Vec::with_capacity(inputs.len());
-            for (i, v) in inputs.iter().enumerate() {
-                facts.push(fact_of(v, self.depends_on(i))?);
+            for i in 0..inputs.len() {
+                facts.push(fact_of(inputs, i, self.depends_on(i))?);
             }
             let segment = self.template.bind(&facts);
             let wanted = match &segment {
@@ -76,7 +78,7 @@ impl CompiledModel {
                 Err(RunError::Shape(_) | RunError::DataDependent(_)) => (0..inputs.len()).collect(),
                 Err(_) => return segment,
             };
-            let small = |i: &usize| *i < 64 && !self.depends_on(*i) && inputs[*i].as_tensor().is_ok_and(|t| t.shape().elements() <= FOLD_LIMIT);
+            let small = |i: &usize| *i < 64 && !self.depends_on(*i) && inputs.tensor(*i).is_ok_and(|t| t.shape().elements() <= FOLD_LIMIT);
             let fresh: Vec<usize> = wanted.into_iter().filter(small).collect();
             if fresh.is_empty() {
                 return segment;
@@ -88,7 +90,7 @@ impl CompiledModel {
     }
 
     /// The plan for these inputs if it is a whole one, from the workspace or bound now; else the first segment.
-    fn plan(&self, workspace: &mut Workspace, inputs: &[Value]) -> Result<Result<Arc<Plan>, Segment>, RunError> {
+    fn plan(&self, workspace: &mut Workspace, inputs: Given<'_>) -> Result<Result<Arc<Plan>, Segment>, RunError> {
         let found = workspace.find_plan(self.id, |b| (b as &dyn Any).downcast_ref::<BoundFor>().is_some_and(|b| b.matches(inputs)));
         if let Some(plan) = found {
             return Ok(Ok(plan));
@@ -98,11 +100,10 @@ impl CompiledModel {
             return Ok(Err(segment));
         }
         let mut bound = BoundFor { shapes: Vec::new(), values: Vec::new() };
-        for (i, v) in inputs.iter().enumerate() {
-            let t = v.as_tensor()?;
-            bound.shapes.push(*t.shape());
+        for i in 0..inputs.len() {
+            bound.shapes.push(*inputs.tensor(i)?.shape());
             if self.depends_on(i) {
-                bound.values.push((i, t.clone()));
+                bound.values.push((i, inputs.to_value(i)?.into_tensor()?));
             }
         }
         let plan = Arc::new(segment.plan);
@@ -114,7 +115,7 @@ impl CompiledModel {
         &self,
         plan: &Plan,
         workspace: &mut Workspace,
-        inputs: &[Value],
+        inputs: Given<'_>,
         request: &mut Rest<'_, '_>,
         last: bool,
     ) -> Result<Vec<Option<Value>>, RunError> {
@@ -128,6 +129,26 @@ impl CompiledModel {
         result
     }
 
+    fn run_given(&self, workspace: &mut Workspace, inputs: Given<'_>, mut rest: Rest<'_, '_>) -> Result<Vec<Option<Value>>, RunError> {
+        self.signature().check(inputs)?;
+        let mut segment = match self.plan(workspace, inputs)? {
+            Ok(plan) => return self.execute(&plan, workspace, inputs, &mut rest, true),
+            Err(segment) => segment,
+        };
+        let mut values = self.execute(&segment.plan, workspace, inputs, &mut rest, false)?;
+        loop {
+            let given: Vec<Value> = values.into_iter().flatten().collect();
+            let given = Given::Values(&given);
+            // What ran is known now, whatever its size: an operator may want any of it.
+            let facts = (0..given.len()).map(|i| fact_of(given, i, true)).collect::<Result<Vec<_>, _>>()?;
+            segment = self.template.bind_next(&segment, facts)?;
+            values = self.execute(&segment.plan, workspace, given, &mut rest, segment.is_last())?;
+            if segment.is_last() {
+                return Ok(values);
+            }
+        }
+    }
+
     fn bind_shapes(&self, inputs: &[Shape]) -> Result<Segment, RunError> {
         let ports = &self.template.signature().inputs;
         if ports.len() != inputs.len() {
@@ -138,6 +159,14 @@ impl CompiledModel {
     }
 }
 
+/// True if two dense tensors of one shape have the same type and elements.
+fn same_elements(a: TensorView<'_>, b: TensorView<'_>) -> Result<bool, TensorError> {
+    Ok(match (a.dtype(), b.dtype()) {
+        (DType::String, DType::String) => a.as_strings()? == b.as_strings()?,
+        (a_type, b_type) => a_type == b_type && a.bytes()? == b.bytes()?,
+    })
+}
+
 /// What of a request is left once its inputs are taken.
 struct Rest<'a, 'o> {
     outputs: &'a mut [Option<TensorViewMut<'o>>],
@@ -145,9 +174,9 @@ struct Rest<'a, 'o> {
     profiler: Option<&'a mut dyn millstream_engine::Profiler>,
 }
 
-fn fact_of(value: &Value, with_elements: bool) -> Result<Fact, RunError> {
-    let t = value.as_tensor()?;
-    Ok(if with_elements { Fact::constant(t.clone().into()) } else { Fact::concrete(t.dtype(), t.shape()) })
+fn fact_of(inputs: Given<'_>, i: usize, with_elements: bool) -> Result<Fact, RunError> {
+    let t = inputs.tensor(i)?;
+    Ok(if with_elements { Fact::constant(inputs.to_value(i)?.into_tensor()?.into()) } else { Fact::concrete(t.dtype(), t.shape()) })
 }
 
 impl Executable for CompiledModel {
@@ -156,24 +185,34 @@ impl Executable for CompiledModel {
     }
 
     fn run(&self, workspace: &mut Workspace, request: Request<'_, '_>) -> Result<Vec<Option<Value>>, RunError> {
-        self.signature().check(request.inputs)?;
         let Request { inputs, outputs, cancel, profiler } = request;
-        let mut rest = Rest { outputs, cancel, profiler };
-        let mut segment = match self.plan(workspace, inputs)? {
-            Ok(plan) => return self.execute(&plan, workspace, inputs, &mut rest, true),
-            Err(segment) => segment,
-        };
-        let mut values = self.execute(&segment.plan, workspace, inputs, &mut rest, false)?;
-        loop {
-            let given: Vec<Value> = values.into_iter().flatten().collect();
-            // What ran is known now, whatever its size: an operator may want any of it.
-            let facts = given.iter().map(|v| fact_of(v, true)).collect::<Result<Vec<_>, _>>()?;
-            segment = self.template.bind_next(&segment, facts)?;
-            values = self.execute(&segment.plan, workspace, &given, &mut rest, segment.is_last())?;
-            if segment.is_last() {
-                return Ok(values);
-            }
+        self.run_given(workspace, Given::Values(inputs), Rest { outputs, cancel, profiler })
+    }
+
+    fn run_views(
+        &self,
+        workspace: &mut Workspace,
+        inputs: &[TensorView<'_>],
+        outputs: &mut [Option<TensorViewMut<'_>>],
+    ) -> Result<Vec<Option<Value>>, RunError> {
+        let rest = Rest { outputs, cancel: None, profiler: None };
+        if inputs.iter().all(|v| v.layout().is_row_major()) {
+            return self.run_given(workspace, Given::Views(inputs), rest);
         }
+        self.run_given(workspace, Given::Values(&Given::Views(inputs).to_values()?), rest)
+    }
+
+    fn output_specs(&self, workspace: &mut Workspace, inputs: &[TensorView<'_>]) -> Result<Vec<Option<Spec>>, RunError> {
+        let inputs = Given::Views(inputs);
+        self.signature().check(inputs)?;
+        let Ok(plan) = self.plan(workspace, inputs)? else { return Ok(vec![None; self.signature().outputs.len()]) };
+        let spec = |output: &PlanOutput| match output {
+            PlanOutput::Memory(spec) => Some(*spec),
+            PlanOutput::Constant(t) => Some(Spec::row_major(t.dtype(), *t.shape())),
+            PlanOutput::Input(i) => inputs.tensor(*i).ok().map(|t| Spec::row_major(t.dtype(), *t.shape())),
+            _ => None,
+        };
+        Ok(plan.outputs.iter().map(spec).collect())
     }
 
     fn plan_bytes(&self, inputs: &[Shape]) -> Result<PlanBytes, RunError> {

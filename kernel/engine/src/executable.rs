@@ -1,10 +1,10 @@
 //! The contract between a model and whatever executes it.
 
-use crate::{CompileError, Profiler, RunError, Signature, Workspace};
+use crate::{CompileError, Given, Profiler, RunError, Signature, Workspace};
 use alloc::{string::String, sync::Arc, vec::Vec};
 use core::sync::atomic::{AtomicBool, Ordering};
 use millstream_graph::{Graph, Spec};
-use millstream_tensor::{Shape, TensorViewMut, Value};
+use millstream_tensor::{Shape, TensorView, TensorViewMut, Value};
 
 /// Compiles a simplified graph for some device.
 pub trait Backend: Send + Sync {
@@ -23,6 +23,25 @@ pub trait Executable: Send + Sync {
     /// Runs the model and returns its outputs in order. Outputs with a buffer in the request are written there and come
     /// back as `None`; where all have one, the list may be empty.
     fn run(&self, workspace: &mut Workspace, request: Request<'_, '_>) -> Result<Vec<Option<Value>>, RunError>;
+
+    /// Runs the model on tensors where they lie in the caller's memory, dense and row-major; else as [`Executable::run`]. An
+    /// executable that keeps its inputs copies them first.
+    fn run_views(
+        &self,
+        workspace: &mut Workspace,
+        inputs: &[TensorView<'_>],
+        outputs: &mut [Option<TensorViewMut<'_>>],
+    ) -> Result<Vec<Option<Value>>, RunError> {
+        let inputs = Given::Views(inputs).to_values()?;
+        self.run(workspace, Request { outputs, ..Request::new(&inputs) })
+    }
+
+    /// Types and shapes of the outputs of a run on these inputs, `None` for those that only the run tells. What was found out on
+    /// the way is kept for the run.
+    fn output_specs(&self, workspace: &mut Workspace, inputs: &[TensorView<'_>]) -> Result<Vec<Option<Spec>>, RunError> {
+        let _ = (workspace, inputs);
+        Ok(alloc::vec![None; self.signature().outputs.len()])
+    }
 
     /// The memory that a run with inputs of these shapes takes, exactly, without running it.
     fn plan_bytes(&self, inputs: &[Shape]) -> Result<PlanBytes, RunError>;

@@ -1,7 +1,7 @@
 //! The executor: walks a plan's steps over a workspace's arena.
 
 use crate::{
-    Argument, Cancel, Place, Plan, Profiler, RunError, Step, StepRecord, Target, Workspace,
+    Argument, Cancel, Given, Place, Plan, Profiler, RunError, Step, StepRecord, Target, Workspace,
     error::{StepError, describe},
     executable::spec_text,
     plan::PlanOutput,
@@ -25,7 +25,7 @@ pub fn run_plan(
     level: Level,
     parallel: &dyn Parallel,
     workspace: &mut Workspace,
-    inputs: &[Value],
+    inputs: Given<'_>,
     buffers: &mut [Option<TensorViewMut<'_>>],
     cancel: Option<&Cancel>,
     mut profiler: Option<&mut dyn Profiler>,
@@ -64,13 +64,13 @@ pub fn run_plan(
 }
 
 /// True if the conditions of all guards around a step hold.
-fn runs(plan: &Plan, step: &Step, memory: &mut Memory<'_>, grants: &mut Grants, inputs: &[Value]) -> Result<bool, RunError> {
+fn runs(plan: &Plan, step: &Step, memory: &mut Memory<'_>, grants: &mut Grants, inputs: Given<'_>) -> Result<bool, RunError> {
     let mut guard = step.guard;
     while let Some(g) = guard.map(|g| &plan.guards[g]) {
         let flag = match g.condition {
             Place::Arena(at) => memory.step(grants).read(ARENA, at..at + 1)?.first().copied(),
             Place::Output(o) => memory.step(grants).read(1 + o, 0..1)?.first().copied(),
-            Place::Input(i) => inputs[i].as_tensor()?.view().bytes()?.first().copied(),
+            Place::Input(i) => inputs.tensor(i)?.bytes()?.first().copied(),
             Place::Slot(_) => None,
         };
         if flag.is_none_or(|f| (f != 0) != g.wanted) {
@@ -105,7 +105,7 @@ fn run_step<'s>(
     level: Level,
     parallel: &'s dyn Parallel,
     mut arena: Arena<'s>,
-    inputs: &'s [Value],
+    inputs: Given<'s>,
     slots: &mut [Option<Value>],
 ) -> Result<(), EvalError> {
     let workers = parallel.workers();
@@ -129,9 +129,9 @@ fn run_step<'s>(
                 Argument::InPlace(output) => Input::InPlace(*output),
                 Argument::Value(place, spec) => match place {
                     Place::Slot(slot) => Input::Value(slots[*slot].as_ref().ok_or(EvalError::Invalid("a value was read before it was made"))?),
-                    Place::Input(i) => match &inputs[*i] {
-                        Value::Tensor(t) if t.dtype() != DType::String => Input::Tensor(TensorView::new(spec.dtype, &spec.layout, t.view().bytes()?)?),
-                        value => Input::Value(value),
+                    Place::Input(i) => match inputs.tensor(*i) {
+                        Ok(t) if t.dtype() != DType::String => Input::Tensor(TensorView::new(spec.dtype, &spec.layout, t.bytes()?)?),
+                        _ => Input::Value(inputs.value(*i)?),
                     },
                     Place::Arena(at) => Input::Tensor(TensorView::new(spec.dtype, &spec.layout, arena.read(ARENA, *at..*at + spec.bytes())?)?),
                     Place::Output(o) => Input::Tensor(TensorView::new(spec.dtype, &spec.layout, arena.read(1 + o, 0..spec.bytes())?)?),
@@ -162,7 +162,7 @@ fn collect(
     plan: &Plan,
     own: SmallVec<[Option<Tensor>; 4]>,
     mut slots: SmallVec<[Option<Value>; 4]>,
-    inputs: &[Value],
+    inputs: Given<'_>,
     buffers: &mut [Option<TensorViewMut<'_>>],
 ) -> Result<Vec<Option<Value>>, RunError> {
     let mut out = Vec::new();
@@ -170,7 +170,7 @@ fn collect(
         let value = match output {
             PlanOutput::Memory(_) => own.map(Value::Tensor),
             PlanOutput::Constant(t) => Some(Value::Tensor(t.clone())),
-            PlanOutput::Input(i) => Some(inputs[*i].clone()),
+            PlanOutput::Input(i) => Some(inputs.to_value(*i)?),
             // The same slot may be two outputs: it is cloned (tensors share memory) unless this is the last.
             PlanOutput::Slot(slot) => match plan.outputs[index + 1..].iter().any(|o| matches!(o, PlanOutput::Slot(s) if s == slot)) {
                 true => slots[*slot].clone(),
@@ -205,12 +205,12 @@ fn collect(
     Ok(out)
 }
 
-fn step_error(step: &Step, inputs: &[Value], error: EvalError) -> RunError {
+fn step_error(step: &Step, inputs: Given<'_>, error: EvalError) -> RunError {
     if let EvalError::Tensor(millstream_tensor::TensorError::OutOfMemory(n)) = error {
         return RunError::OutOfMemory(n);
     }
     let spec = |a: &Argument| match a {
-        Argument::Value(Place::Input(i), _) => inputs[*i].as_tensor().ok().map(|t| Spec::row_major(t.dtype(), *t.shape())),
+        Argument::Value(Place::Input(i), _) => inputs.tensor(*i).ok().map(|t| Spec::row_major(t.dtype(), *t.shape())),
         Argument::Value(_, spec) | Argument::Packed(_, spec) => Some(*spec),
         Argument::Weight(w) => Some(Spec::row_major(w.dtype(), *w.shape())),
         Argument::Constant(t) => Some(Spec::row_major(t.dtype(), *t.shape())),

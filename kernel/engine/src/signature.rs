@@ -1,13 +1,13 @@
 //! What goes into a model and what comes out.
 
-use crate::RunError;
+use crate::{Given, RunError};
 use alloc::{
     string::{String, ToString},
     sync::Arc,
     vec::Vec,
 };
 use core::fmt;
-use millstream_tensor::{DType, Shape, Value};
+use millstream_tensor::{DType, Shape};
 use smallvec::SmallVec;
 
 /// One input or output of a model.
@@ -54,13 +54,13 @@ impl Signature {
 
     /// An error unless there are as many inputs as ports, of the ports' types and dims. A name stands for the same number in
     /// all of them.
-    pub fn check(&self, inputs: &[Value]) -> Result<(), RunError> {
+    pub fn check(&self, inputs: Given<'_>) -> Result<(), RunError> {
         if self.inputs.len() != inputs.len() {
             return Err(RunError::InputCount { wanted: self.inputs.len(), found: inputs.len() });
         }
         let mut named: SmallVec<[(&str, usize); 8]> = SmallVec::new();
-        for (port, value) in self.inputs.iter().zip(inputs) {
-            let Ok(t) = value.as_tensor() else { continue };
+        for (i, port) in self.inputs.iter().enumerate() {
+            let Ok(t) = inputs.tensor(i) else { continue };
             if let Some(wanted) = port.dtype.filter(|&d| d != t.dtype()) {
                 return Err(RunError::InputType { name: port.name.clone(), wanted, found: t.dtype() });
             }

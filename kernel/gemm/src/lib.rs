@@ -5,7 +5,8 @@
 //! grains, which a thread pool (or a loop) runs in any order; nothing here allocates while it runs.
 //!
 //! [`Winograd`] convolves 3 × 3 windows with a quarter of the multiplications, [`Planar`] the few planes of a picture, [`Depthwise`] each channel
-//! alone; [`Attention`] runs a head without its matrix of scores; [`QuantisedGemm`] multiplies bytes exactly, with zero points. All are cut in the
+//! alone; [`Attention`] runs a head without its matrix of scores; [`QuantisedGemm`] multiplies bytes exactly, with zero points; [`BlockGemm`] multiplies
+//! floats with weights of 8 or 4 bits. All are cut in the
 //! same way.
 //!
 //! ```
@@ -37,6 +38,7 @@ extern crate std;
 
 mod activation;
 mod attention;
+mod blocks;
 mod depthwise;
 mod epilogue;
 mod error;
@@ -59,6 +61,7 @@ mod winograd;
 
 pub use activation::Activation;
 pub use attention::{Attention, FewOptions, FewScores, KeyWindow, Mask, MaskElements, Matrix, PackedHead, Scores};
+pub use blocks::{BLOCK, BlockBits, BlockGemm, PackedBlocks};
 pub use depthwise::Depthwise;
 pub use epilogue::{Epilogue, Residual};
 pub use error::GemmError;

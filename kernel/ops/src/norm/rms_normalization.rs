@@ -22,9 +22,7 @@ pub const DEF: OpDef = OpDef {
         if !matches!(stash, 1 | 11) {
             return Err(BuildError::UnsupportedAttribute { name: "stash_type", value: format!("{stash}") });
         }
-        Ok(Box::new(RMSNormalization {
-            rows: Rows { axis: cx.attributes.int_or("axis", -1)?, epsilon: cx.attributes.float_or("epsilon", 1e-5)?, centred: false },
-        }))
+        Ok(Box::new(RMSNormalization::new(cx.attributes.int_or("axis", -1)?, cx.attributes.float_or("epsilon", 1e-5)?)))
     },
 };
 
@@ -33,6 +31,13 @@ pub const DEF: OpDef = OpDef {
 pub struct RMSNormalization {
     /// The axis and the epsilon.
     pub rows: Rows,
+}
+
+impl RMSNormalization {
+    /// Normalises over the axes from `axis` on, with `epsilon` added to the mean square.
+    pub fn new(axis: i64, epsilon: f32) -> RMSNormalization {
+        RMSNormalization { rows: Rows { axis, epsilon, centred: false } }
+    }
 }
 
 impl Op for RMSNormalization {

@@ -27,6 +27,13 @@ pub struct Softmax {
     pub axis: Axis,
 }
 
+impl Softmax {
+    /// The softmax along an axis, counted from the back if negative.
+    pub fn along(axis: i64) -> Softmax {
+        Softmax { axis: Axis { axis, flatten: false } }
+    }
+}
+
 impl Op for Softmax {
     fn infer(&self, cx: &InferCx<'_>) -> Result<Vec<Fact>, InferError> {
         self.axis.infer(cx)
