@@ -51,9 +51,7 @@ fn a_bert_of_candle_gives_the_same_on_our_operators() {
 #[test]
 fn a_model_of_candle_is_a_stage_of_a_pipeline() {
     let bert = Bert::random(&Sizes::TINY, Kernels::Millstream).expect("it loads");
-    let examples: Vec<Vec<Tensor>> = (0..60)
-        .map(|i| sentences(2, 3 + i % 4).map(|t| t.get(i % 2).expect("two rows")).to_vec())
-        .collect();
+    let examples: Vec<Vec<Tensor>> = (0..60).map(|i| sentences(2, 3 + i % 4).map(|t| t.get(i % 2).expect("two rows")).to_vec()).collect();
     let alone: Vec<Tensor> = examples
         .iter()
         .map(|example| {
@@ -167,7 +165,8 @@ fn weights_go_through_safetensors_both_ways() {
     candle_core::safetensors::save(&weights, &theirs.0).expect("it is written");
     let read = Weights::open(Arc::new(MappedFile::open(&theirs.0).expect("it is mapped"))).expect("it is a file of weights");
     assert_eq!(read.names().count(), weights.len());
-    let own: Vec<(String, millstream::Tensor)> = read.names().map(|n| (n.to_owned(), read.find(n).expect("it is there").to_tensor().expect("it is whole"))).collect();
+    let own: Vec<(String, millstream::Tensor)> =
+        read.names().map(|n| (n.to_owned(), read.find(n).expect("it is there").to_tensor().expect("it is whole"))).collect();
     for (name, t) in &own {
         assert_eq!((t.shape().dims(), floats(t)), (weights[name].dims(), elements(&weights[name])), "{name}");
     }

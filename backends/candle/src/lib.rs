@@ -28,3 +28,8 @@ pub use candle_core;
 pub use direct::runs_on_candle;
 pub use exchange::{Output, run_candle};
 pub use workers::{use_workers, workers};
+
+/// The examples of docs/candle.md, compiled and run.
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/candle.md")]
+pub struct Guide;

@@ -462,7 +462,11 @@ mod tests {
                     b.widened(&mut wide).unwrap();
                     let found = run(level, &a, &b, m, &Epilogue::bias(&bias, Activation::Relu));
                     for (i, (x, y)) in found.iter().zip(reference(&a, &wide, (m, k, n), &bias)).enumerate() {
-                        assert!((f64::from(*x) - y.max(0.0)).abs() <= 2e-6 * (1.0 + k as f64), "{} {bits:?} {m} {k} {n}: element {i} is {x}, expected {y}", level.name());
+                        assert!(
+                            (f64::from(*x) - y.max(0.0)).abs() <= 2e-6 * (1.0 + k as f64),
+                            "{} {bits:?} {m} {k} {n}: element {i} is {x}, expected {y}",
+                            level.name()
+                        );
                     }
                 }
             }

@@ -80,7 +80,11 @@ impl Attention {
         let mask = Mask::new(mask)?;
         let op = self.op(None)?;
         let Some((past_k, past_v)) = past else {
-            return Ok((Call { name: NAME, op: &*op }.run(&[Arg::Tensor(q), Arg::Tensor(k), Arg::Tensor(v), mask.arg()], 1)?.swap_remove(0), k.clone(), v.clone()));
+            return Ok((
+                Call { name: NAME, op: &*op }.run(&[Arg::Tensor(q), Arg::Tensor(k), Arg::Tensor(v), mask.arg()], 1)?.swap_remove(0),
+                k.clone(),
+                v.clone(),
+            ));
         };
         let args = [Arg::Tensor(q), Arg::Tensor(k), Arg::Tensor(v), mask.arg(), Arg::Tensor(past_k), Arg::Tensor(past_v)];
         let mut made = Call { name: NAME, op: &*op }.run(&args, 3)?.into_iter();
@@ -150,15 +154,7 @@ impl CustomOp3 for Attention {
         NAME
     }
 
-    fn cpu_fwd(
-        &self,
-        q: &CpuStorage,
-        lq: &Layout,
-        k: &CpuStorage,
-        lk: &Layout,
-        v: &CpuStorage,
-        lv: &Layout,
-    ) -> candle_core::Result<(CpuStorage, CandleShape)> {
+    fn cpu_fwd(&self, q: &CpuStorage, lq: &Layout, k: &CpuStorage, lk: &Layout, v: &CpuStorage, lv: &Layout) -> candle_core::Result<(CpuStorage, CandleShape)> {
         let op = self.op(None)?;
         Ok(Call { name: NAME, op: &*op }.run_stored(&[(q, lq), (k, lk), (v, lv)])?)
     }

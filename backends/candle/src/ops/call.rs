@@ -72,7 +72,13 @@ impl Call<'_> {
                 (Arg::Own(t), _) => Dense::Own(t),
                 (Arg::Packed(p, spec), _) => Dense::Packed(*p, spec),
                 (Arg::Absent, _) => Dense::Absent,
-                (_, held) => return Err(OpError::Dims { op: self.name, what: "another number of elements is expected", found: vec![input, held.as_ref().map_or(0, |t| t.elem_count())] }),
+                (_, held) => {
+                    return Err(OpError::Dims {
+                        op: self.name,
+                        what: "another number of elements is expected",
+                        found: vec![input, held.as_ref().map_or(0, |t| t.elem_count())],
+                    });
+                }
             });
         }
         let mut views = Vec::with_capacity(inputs.len());

@@ -121,9 +121,9 @@ impl QuantisedLinear {
         let failed = AtomicBool::new(false);
         let scratch = WorkerScratch::new(memory.as_mut(), part, workers.max());
         let grain = |grain: usize, worker: usize| {
-            let ran = scratch.claim(worker).is_some_and(|mut part| {
-                job.run_grain(grain, a, &self.weight, &tiles, &epilogue, bytemuck::cast_slice_mut(&mut part)).is_ok()
-            });
+            let ran = scratch
+                .claim(worker)
+                .is_some_and(|mut part| job.run_grain(grain, a, &self.weight, &tiles, &epilogue, bytemuck::cast_slice_mut(&mut part)).is_ok());
             if !ran {
                 failed.store(true, Ordering::Relaxed);
             }
