@@ -8,7 +8,7 @@ use crate::{
 };
 use candle_core::{CpuStorage, Device, Storage, Tensor as CandleTensor};
 use millstream_engine::Workers;
-use millstream_graph::{EvalCx, EvalError, Input, Op, Output, Parallel, Serial, Spec, StepCx};
+use millstream_graph::{EvalCx, EvalError, Input, Op, Output, Parallel, Scratch, Serial, Spec, StepCx};
 use millstream_simd::Level;
 use millstream_tensor::{AlignedBytes, DType, Layout, Shape, TensorView, TensorViewMut, Value, WorkerScratch, bf16, f16};
 use std::cell::RefCell;
@@ -52,26 +52,7 @@ impl Run<'_> {
         let (need, cost) = (self.op.scratch(&cx), self.op.cost(&cx));
         let mut kept = SCRATCH.take();
         let mut result = Ok(());
-        let mut body = |parallel: &dyn Parallel| {
-            let part = need.per_worker.next_multiple_of(64);
-            let result_of = |kept: &mut AlignedBytes, memory: &mut [Memory], slots: &mut [Option<Value>]| -> Result<(), EvalError> {
-                let shared = need.shared.next_multiple_of(64);
-                kept.grow(shared + part * parallel.workers())?;
-                let (shared, per_worker) = kept.as_mut().split_at_mut(shared);
-                let scratch = WorkerScratch::new(&mut per_worker[..part * parallel.workers()], part, parallel.workers());
-                let mut cx = EvalCx::new(self.level, parallel, &mut shared[..need.shared], scratch);
-                given.iter().for_each(|input| cx.push_input(*input));
-                for ((wanted, memory), slot) in wanted.iter().zip(memory).zip(slots) {
-                    cx.push_output(match wanted {
-                        Wanted::Unused => Output::Unused,
-                        Wanted::Planned(s) => Output::Tensor(TensorViewMut::new(s.dtype, &s.layout, memory.bytes())?),
-                        Wanted::Open => Output::Slot(slot),
-                    });
-                }
-                self.op.eval(&mut cx)
-            };
-            result = result_of(&mut kept, memory, slots);
-        };
+        let mut body = |parallel: &dyn Parallel| result = self.eval_on(parallel, need, &mut kept, given, wanted, memory, slots);
         match cost.flops + cost.bytes < ALONE {
             true => body(&Serial),
             false => self.workers.enter(&mut body),
@@ -80,6 +61,33 @@ impl Run<'_> {
             SCRATCH.set(kept);
         }
         result
+    }
+
+    /// Evaluates the operator on these workers, with scratch memory in `kept`, which grows.
+    fn eval_on(
+        &self,
+        parallel: &dyn Parallel,
+        need: Scratch,
+        kept: &mut AlignedBytes,
+        given: &[Input<'_>],
+        wanted: &[Wanted],
+        memory: &mut [Memory],
+        slots: &mut [Option<Value>],
+    ) -> Result<(), EvalError> {
+        let (shared, part) = (need.shared.next_multiple_of(64), need.per_worker.next_multiple_of(64));
+        kept.grow(shared + part * parallel.workers())?;
+        let (shared, per_worker) = kept.as_mut().split_at_mut(shared);
+        let scratch = WorkerScratch::new(&mut per_worker[..part * parallel.workers()], part, parallel.workers());
+        let mut cx = EvalCx::new(self.level, parallel, &mut shared[..need.shared], scratch);
+        given.iter().for_each(|input| cx.push_input(*input));
+        for ((wanted, memory), slot) in wanted.iter().zip(memory).zip(slots) {
+            cx.push_output(match wanted {
+                Wanted::Unused => Output::Unused,
+                Wanted::Planned(s) => Output::Tensor(TensorViewMut::new(s.dtype, &s.layout, memory.bytes())?),
+                Wanted::Open => Output::Slot(slot),
+            });
+        }
+        self.op.eval(&mut cx)
     }
 }
 

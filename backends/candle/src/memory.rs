@@ -46,7 +46,7 @@ impl Memory {
         if !is_shared(spec.dtype, n) {
             return Ok(Memory::Own(AlignedBytes::zeroed(spec.bytes())?));
         }
-        Memory::vector(spec.dtype, n).map_or_else(|| Ok(Memory::Own(AlignedBytes::zeroed(spec.bytes())?)), |made| made)
+        Memory::vector(spec.dtype, n).unwrap_or_else(|| Ok(Memory::Own(AlignedBytes::zeroed(spec.bytes())?)))
     }
 
     /// A vector of `n` elements, none included; `None` for types that Candle lacks.
