@@ -69,6 +69,8 @@ pub mod runtime {
     #[cfg(feature = "remote")]
     pub use millstream_remote as remote;
     pub use millstream_runtime::*;
+    #[cfg(feature = "telemetry")]
+    pub use millstream_telemetry as telemetry;
 }
 
 /// What most programs need.

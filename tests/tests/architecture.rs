@@ -27,10 +27,11 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("runtime", &["edge", "tensor", "graph", "engine"]),
     ("io", &["runtime"]),
     ("remote", &["runtime"]),
-    ("pipefile", &["tensor", "engine", "runtime", "io"]),
+    ("telemetry", &["runtime"]),
+    ("pipefile", &["tensor", "engine", "runtime", "io", "telemetry"]),
     (
         "",
-        &["simd", "tensor", "graph", "onnx", "safetensors", "gemm", "ops", "compile", "engine", "cpu", "candle", "edge", "runtime", "io", "remote", "pipefile"],
+        &["simd", "tensor", "graph", "onnx", "safetensors", "gemm", "ops", "compile", "engine", "cpu", "candle", "edge", "runtime", "io", "remote", "telemetry", "pipefile"],
     ),
     ("cli", &["", "io"]),
 ];

@@ -6,12 +6,13 @@ use std::{
     fs,
     path::{Path, PathBuf},
     sync::{Arc, OnceLock},
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
 use millstream_engine::Executable;
 use millstream_io::{MetricsPage, Watch, serve_metrics};
 use millstream_runtime::{Flow, Handle, Monitor, Pipeline, PipelineError, from_iter};
+use millstream_telemetry::OtlpTracer;
 
 use crate::{
     description::Description,
@@ -21,6 +22,9 @@ use crate::{
     stages::Inference,
     table::At,
 };
+
+/// How long spans that are left at the end may take to be sent.
+const SPANS: Duration = Duration::from_secs(5);
 
 /// Opens the models that a file names: the engine and its backend are the caller's.
 pub trait Models: Send + Sync {
@@ -53,6 +57,7 @@ pub struct Running {
     handle: Handle,
     page: Option<MetricsPage>,
     watches: Vec<Watch>,
+    tracer: Option<Arc<OtlpTracer>>,
 }
 
 impl Running {
@@ -66,13 +71,21 @@ impl Running {
         self.page.as_ref().map(MetricsPage::address)
     }
 
-    /// Waits for its end; metrics are served until then.
+    /// What sends its spans, where the file says so.
+    pub fn tracer(&self) -> Option<&Arc<OtlpTracer>> {
+        self.tracer.as_ref()
+    }
+
+    /// Waits for its end; metrics are served until then, and spans that are left are sent, for 5 seconds at most.
     ///
     /// # Errors
     /// If the pipeline failed; the error carries the report.
     pub fn join(self) -> Result<millstream_runtime::Report, PipelineError> {
-        let Running { handle, page, watches } = self;
+        let Running { handle, page, watches, tracer } = self;
         let report = handle.join();
+        if let Some(tracer) = tracer {
+            tracer.shutdown(SPANS);
+        }
         drop((page, watches));
         report
     }
@@ -187,17 +200,21 @@ impl PipelineFile {
     /// # Errors
     /// Everything that keeps it from running.
     pub fn spawn(&self, models: &Arc<dyn Models>) -> Result<Running, RunError> {
-        let Built { pipeline, watches, .. } = self.build(models, true)?;
+        let Built { mut pipeline, watches, .. } = self.build(models, true)?;
         pipeline.outline().map_err(|error| self.refused(error))?;
         // Before anything runs: an address that is taken must not cost the files that sinks begin anew.
         let monitor: Arc<OnceLock<Monitor>> = Arc::default();
         let page = self.serve(monitor.clone())?;
+        let tracer = self.tracer()?;
+        if let Some(tracer) = &tracer {
+            pipeline = pipeline.trace(tracer.clone());
+        }
         let handle = pipeline.spawn().map_err(|error| match error {
             error @ PipelineError::Invalid(_) => RunError::File(self.refused(error)),
             other => RunError::Pipeline(other),
         })?;
         let _ = monitor.set(handle.monitor());
-        Ok(Running { handle, page, watches })
+        Ok(Running { handle, page, watches, tracer })
     }
 
     /// Serves the metrics, where the file says so; an empty page until there are some.
@@ -208,6 +225,16 @@ impl PipelineFile {
         serve_metrics(address.value.as_str(), page).map(Some).map_err(|error| {
             let findings = Findings::default();
             findings.add(&address.span, format!("`address`: {error}"));
+            findings.problems(&self.file, &self.text)
+        })
+    }
+
+    /// Begins to send spans, where the file says so.
+    fn tracer(&self) -> Result<Option<Arc<OtlpTracer>>, Problems> {
+        let Some(telemetry) = &self.settings.telemetry else { return Ok(None) };
+        telemetry.otlp().start().map(Some).map_err(|error| {
+            let findings = Findings::default();
+            findings.add(&telemetry.url.span, format!("`otlp`: {error}"));
             findings.problems(&self.file, &self.text)
         })
     }

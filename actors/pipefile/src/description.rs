@@ -18,6 +18,8 @@ pub struct Description {
     pub memory_budget: Option<u64>,
     /// The part of it that is for records.
     pub record_bytes: Option<u64>,
+    /// Where spans go, and those of how large a share of the records.
+    pub spans: Option<(String, f64)>,
     /// The stages, from sources to sinks.
     pub stages: Vec<StagePlan>,
     /// The models.
@@ -105,6 +107,7 @@ impl Description {
             name: file.name().to_owned(),
             memory_budget: file.settings.memory_budget,
             record_bytes: outline.record_bytes,
+            spans: file.settings.telemetry.as_ref().map(|telemetry| (telemetry.url.value.clone(), telemetry.sample)),
             stages: stages.collect(),
             models: inferences.iter().map(|inference| ModelPlan::new(inference, &outline)).collect(),
         }
@@ -135,6 +138,9 @@ impl fmt::Display for Description {
                 writeln!(f)?;
             }
             _ => writeln!(f, "\nno memory budget")?,
+        }
+        if let Some((url, share)) = &self.spans {
+            writeln!(f, "spans of {} % of the records go to {url}", share * 100.0)?;
         }
         for model in &self.models {
             write!(f, "model of `{}`: weights {}, a batch of {} takes ", model.stage, show_bytes(model.weight_bytes), model.largest_batch)?;

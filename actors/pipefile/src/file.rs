@@ -6,11 +6,12 @@ use std::{
     sync::Arc,
 };
 
+use millstream_telemetry::TelemetryError;
 use toml::de::DeTable;
 
 use crate::{
     problem::{Findings, Problems, Span, listed},
-    settings::Settings,
+    settings::{Settings, Telemetry},
     sinks::{self, SinkPart},
     sources::{self, SourcePart},
     stages::{self, StagePart},
@@ -122,6 +123,22 @@ impl PipelineFile {
             }
             _ => Err(findings.problems(file, &shared)),
         }
+    }
+
+    /// Has spans sent to the OpenTelemetry collector at this address, in place of the one that the file names; how many, and
+    /// as which service, stays as the file has it.
+    ///
+    /// # Errors
+    /// If the address is none.
+    pub fn otlp(mut self, url: &str) -> Result<Self, TelemetryError> {
+        let url = At { value: url.to_owned(), span: 0..0 };
+        let telemetry = match self.settings.telemetry.take() {
+            Some(telemetry) => Telemetry { url, ..telemetry },
+            None => Telemetry { url, sample: 1.0, service: self.settings.name.clone() },
+        };
+        telemetry.otlp().check()?;
+        self.settings.telemetry = Some(telemetry);
+        Ok(self)
     }
 
     /// What metrics call the pipeline: its `name`, or else the file's.

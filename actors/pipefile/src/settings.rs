@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use millstream_io::{CheckpointFolder, letters};
 use millstream_runtime::{CheckpointOptions, Order, Pipeline, Supervision};
+use millstream_telemetry::{Otlp, TelemetryError};
 
 use crate::{
     build::Workshop,
@@ -22,6 +23,7 @@ pub(crate) struct Settings {
     dead_letters: Option<String>,
     pub(crate) checkpoints: Option<Stored>,
     pub(crate) metrics: Option<At<String>>,
+    pub(crate) telemetry: Option<Telemetry>,
 }
 
 /// Where checkpoints are stored.
@@ -29,6 +31,19 @@ pub(crate) struct Stored {
     folder: String,
     every: Option<Duration>,
     keep: Option<usize>,
+}
+
+/// Where spans go, and how many.
+pub(crate) struct Telemetry {
+    pub(crate) url: At<String>,
+    pub(crate) sample: f64,
+    pub(crate) service: String,
+}
+
+impl Telemetry {
+    pub(crate) fn otlp(&self) -> Otlp {
+        Otlp::new(&self.url.value).sample(self.sample).service(&self.service)
+    }
 }
 
 impl Settings {
@@ -46,8 +61,10 @@ impl Settings {
             }
             (order, None) => order,
         };
+        let name = table.read("name").map_or(stem, |name| name.value);
         Settings {
-            name: table.read("name").map_or(stem, |name| name.value),
+            telemetry: table.table("telemetry").and_then(|table| telemetry(&table, &name)),
+            name,
             memory_budget: table.read_if::<Size>("memory_budget", |size| size.0 > 0, "more than nothing").map(|size| size.value.0),
             edge_records: small("edge_records"),
             order,
@@ -99,6 +116,18 @@ impl Settings {
         }
         pipeline
     }
+}
+
+fn telemetry(table: &Table<'_>, name: &str) -> Option<Telemetry> {
+    let sample = table.read_if::<f64>("sample", |share| (0.0..=1.0).contains(share), "from 0 to 1").map_or(1.0, |share| share.value);
+    let service = table.read("service").map_or_else(|| name.to_owned(), |name| name.value);
+    let url = table.need("otlp");
+    table.done();
+    let telemetry = Telemetry { url: url?, sample, service };
+    if let Err(error @ (TelemetryError::Address { .. } | TelemetryError::Tls { .. })) = telemetry.otlp().check() {
+        table.findings.add(&telemetry.url.span, error.to_string());
+    }
+    Some(telemetry)
 }
 
 fn supervision(table: &Table<'_>) -> Supervision {

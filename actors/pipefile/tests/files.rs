@@ -28,7 +28,7 @@ fn every_problem_is_reported_where_it_is() {
         let expected = fs::read_to_string(path.with_extension("txt")).unwrap_or_default();
         assert_eq!(problems.to_string().trim_end(), expected.trim_end(), "{name}");
     }
-    assert_eq!(files, 7);
+    assert_eq!(files, 8);
 }
 
 /// Every pipeline that the documentation shows is one.

@@ -150,7 +150,7 @@ impl Transform<u64, Out<u64, u64>> for Fives {
 fn replicas_follow_the_load() {
     let ((push, source), ends) = (channel(4_000), Ends::new());
     let mut scaling = Scaling::default();
-    (scaling.delay, scaling.every, scaling.cooldown) = (ms(20), ms(10), ms(40));
+    (scaling.delay, scaling.every, scaling.cooldown) = (ms(20), ms(10), ms(200));
     let handle = Pipeline::from(source)
         .map_with("slow", StageOptions::new().replicas(1..=4), |x: u64| {
             thread::sleep(ms(1));
@@ -162,7 +162,7 @@ fn replicas_follow_the_load() {
         .spawn()
         .unwrap();
     assert_eq!(replicas_of(&handle, 1), 1);
-    (0..2_000).for_each(|x| push.send(millstream_runtime::Record::new(x)).unwrap());
+    (0..4_000).for_each(|x| push.send(millstream_runtime::Record::new(x)).unwrap());
     let start = Instant::now();
     let wait_for = |replicas: usize| {
         while replicas_of(&handle, 1) != replicas {

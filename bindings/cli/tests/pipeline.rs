@@ -4,7 +4,7 @@
 use std::{
     fs,
     io::{BufRead, BufReader, Read, Write},
-    net::TcpStream,
+    net::{TcpListener, TcpStream},
     os::unix::fs::symlink,
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
@@ -384,4 +384,41 @@ fn a_model_is_swapped_when_its_file_changes() {
     let written = folder.lines("out.jsonl");
     let version = |row: Option<&Json>| row.and_then(|row| row["model"].as_str().map(str::to_owned));
     assert_eq!((version(written.first()), version(written.last())), (Some("model@1".to_owned()), Some("model@2".to_owned())));
+}
+
+/// A collector that answers one request: its head and body.
+fn collect_once(listener: &TcpListener) -> (String, Vec<u8>) {
+    let (stream, _) = listener.accept().expect("the program sends spans");
+    let mut reader = BufReader::new(stream);
+    let (mut head, mut length) = (String::new(), 0);
+    while reader.read_line(&mut head).expect("a request") > 2 {
+        let last = head.lines().last().expect("a line").to_ascii_lowercase();
+        length = last.strip_prefix("content-length:").map_or(length, |number| number.trim().parse().expect("a length"));
+    }
+    let mut body = vec![0; length];
+    reader.read_exact(&mut body).expect("a body");
+    reader.get_mut().write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n").expect("it waits for an answer");
+    (head, body)
+}
+
+#[test]
+fn spans_go_where_the_command_line_says() {
+    let folder = Folder::new();
+    folder.write("in.txt", "a\nb\n");
+    let text = "[telemetry]\notlp = \"http://127.0.0.1:1\"\nservice = \"copying\"\n[[source]]\nkind = \"lines\"\npath = \"in.txt\"\n[[sink]]\nkind = \"discard\"\n";
+    let file = folder.write("copy.toml", text);
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let url = format!("http://{}", listener.local_addr().expect("an address"));
+    let shown = String::from_utf8(millstream(&["run", "--dry", "--otlp", &url], &file).stdout).expect("text");
+    assert!(shown.contains(&format!("\nspans of 100 % of the records go to {url}\n")), "{shown}");
+    let collector = thread::spawn(move || collect_once(&listener));
+    let done = millstream(&["run", "--otlp", &url], &file);
+    let (head, body) = collector.join().expect("a request");
+    assert!(head.starts_with("POST /v1/traces HTTP/1.1\r\n"), "{head}");
+    let holds = |text: &str| body.windows(text.len()).any(|window| window == text.as_bytes());
+    assert!(holds("copying") && holds("admit lines") && holds("discard"));
+    assert!(done.status.success() && done.stderr.is_empty(), "{done:?}");
+    let refused = millstream(&["run", "--otlp", "nowhere"], &file);
+    assert_eq!(refused.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&refused.stderr).starts_with("error: --otlp `nowhere` is no address of a collector"), "{refused:?}");
 }

@@ -10,6 +10,7 @@ use millstream::{
     runtime::{
         PipelineError, Report, StageSnapshot,
         pipefile::{FileError, Models, Opened, PipelineFile, Plot, RunError},
+        telemetry::ExportCounts,
     },
 };
 use serde_json::json;
@@ -30,6 +31,9 @@ pub(crate) struct Options {
     /// Run nothing: draw the pipeline's graph, as a picture (.svg) or as text for Mermaid (.mmd).
     #[arg(long, value_name = "FILE")]
     plot: Option<PathBuf>,
+    /// Send spans of sampled records to this OpenTelemetry collector, as OTLP over HTTP: http://localhost:4318.
+    #[arg(long, value_name = "URL")]
+    otlp: Option<String>,
     /// Print one JSON object.
     #[arg(long)]
     json: bool,
@@ -37,7 +41,7 @@ pub(crate) struct Options {
 
 impl Options {
     pub(crate) fn is_given(&self) -> bool {
-        self.dry || self.plot.is_some() || self.json
+        self.dry || self.plot.is_some() || self.json || self.otlp.is_some()
     }
 }
 
@@ -45,11 +49,14 @@ impl Options {
 const LETTERS: usize = 5;
 
 pub(crate) fn run(path: &Path, arguments: &Options) -> Result<ExitCode, Failure> {
-    let file = match PipelineFile::open(path) {
+    let mut file = match PipelineFile::open(path) {
         Ok(file) => file,
         Err(FileError::Problems(problems)) => return Ok(refused(&problems)),
         Err(error) => return Err(Failure::Usage(error.to_string())),
     };
+    if let Some(url) = &arguments.otlp {
+        file = file.otlp(url).map_err(|error| Failure::Usage(format!("--otlp {error}")))?;
+    }
     if let Some(plot) = &arguments.plot {
         let form = match plot.extension().and_then(|extension| extension.to_str()) {
             Some("mmd") => Plot::Mermaid,
@@ -79,7 +86,13 @@ pub(crate) fn run(path: &Path, arguments: &Options) -> Result<ExitCode, Failure>
         eprintln!("metrics at http://{address}/metrics");
     }
     let ended = stopping::watch(running.handle(), "records")?;
-    match running.join() {
+    let tracer = running.tracer().cloned();
+    let joined = running.join();
+    if let Some(spans) = tracer.map(|tracer| tracer.counts()).filter(|spans| spans.lost() > 0) {
+        let ExportCounts { exported, rejected, dropped, failed, .. } = spans;
+        eprintln!("{} spans are lost: {rejected} rejected, {dropped} dropped, {failed} failed; {exported} exported", spans.lost());
+    }
+    match joined {
         Ok(report) => {
             print(arguments, ended.name(), &report);
             Ok(if ended == Ended::Aborted { ExitCode::from(2) } else { ExitCode::SUCCESS })
