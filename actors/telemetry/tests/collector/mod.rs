@@ -19,7 +19,7 @@ use prost::Message;
 
 /// What to answer.
 #[derive(Clone, Copy)]
-pub enum Answer {
+pub(crate) enum Answer {
     Ok,
     /// All but so many spans are taken.
     Rejects(i64),
@@ -31,14 +31,14 @@ pub enum Answer {
 
 /// A request that came.
 #[derive(Clone)]
-pub struct Request {
+pub(crate) struct Request {
     pub path: String,
     headers: Vec<(String, String)>,
     pub body: Vec<u8>,
 }
 
 impl Request {
-    pub fn header(&self, name: &str) -> Option<&str> {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.headers.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
     }
 
@@ -46,17 +46,17 @@ impl Request {
         ExportTraceServiceRequest::decode(&*self.body).expect("OTLP")
     }
 
-    pub fn spans(&self) -> Vec<Span> {
+    pub(crate) fn spans(&self) -> Vec<Span> {
         let scopes = self.message().resource_spans.into_iter().flat_map(|of_resource| of_resource.scope_spans);
         scopes.inspect(|scope| assert_eq!(scope.scope.as_ref().expect("a scope").name, "millstream")).flat_map(|scope| scope.spans).collect()
     }
 
-    pub fn resource(&self) -> Vec<KeyValue> {
+    pub(crate) fn resource(&self) -> Vec<KeyValue> {
         self.message().resource_spans.remove(0).resource.expect("a resource").attributes
     }
 }
 
-pub struct Collector {
+pub(crate) struct Collector {
     address: SocketAddr,
     requests: Arc<Mutex<Vec<Request>>>,
     ended: Arc<AtomicBool>,
@@ -65,7 +65,7 @@ pub struct Collector {
 
 impl Collector {
     /// Answers the request of that number, from 0.
-    pub fn start(answer: impl Fn(usize) -> Answer + Send + 'static) -> Self {
+    pub(crate) fn start(answer: impl Fn(usize) -> Answer + Send + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let (requests, ended) = (Arc::<Mutex<Vec<Request>>>::default(), Arc::<AtomicBool>::default());
         let (address, kept, end) = (listener.local_addr().expect("an address"), requests.clone(), ended.clone());
@@ -74,22 +74,22 @@ impl Collector {
                 if end.load(Ordering::SeqCst) {
                     break;
                 }
-                let Some(request) = stream.ok().and_then(|stream| take(stream, &answer, &kept)) else { continue };
-                drop(request);
+                // A connection that ends before its request does leaves nothing to keep.
+                let _kept = stream.ok().and_then(|stream| take(stream, &answer, &kept));
             }
         };
         Collector { address, requests, ended, thread: Some(thread::spawn(serve)) }
     }
 
-    pub fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         format!("http://{}", self.address)
     }
 
-    pub fn requests(&self) -> Vec<Request> {
+    pub(crate) fn requests(&self) -> Vec<Request> {
         self.requests.lock().unwrap().clone()
     }
 
-    pub fn spans(&self) -> Vec<Span> {
+    pub(crate) fn spans(&self) -> Vec<Span> {
         self.requests().iter().flat_map(Request::spans).collect()
     }
 }
