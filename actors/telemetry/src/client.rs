@@ -33,11 +33,8 @@ impl Client {
         for (name, value) in &self.headers {
             request = request.header(name, value);
         }
-        let transport = |error: ureq::Error| Refusal {
-            again: !matches!(error, ureq::Error::BadUri(_) | ureq::Error::Http(_)),
-            after: None,
-            why: error.to_string(),
-        };
+        let transport =
+            |error: ureq::Error| Refusal { again: !matches!(error, ureq::Error::BadUri(_) | ureq::Error::Http(_)), after: None, why: error.to_string() };
         let mut response = request.config().timeout_global(Some(timeout)).build().send(body).map_err(transport)?;
         let status = response.status().as_u16();
         let after = response.headers().get("retry-after").and_then(|value| value.to_str().ok()?.trim().parse().ok()).map(Duration::from_secs);

@@ -441,7 +441,6 @@ mod tests {
         let tiles = job.tiles(&mut c).unwrap();
         assert_eq!(tiles.count(), job.grains());
         (0..job.grains()).for_each(|g| job.run_grain(g, a, b, &tiles, epilogue, &mut scratch).unwrap());
-        drop(tiles);
         c
     }
 
