@@ -122,6 +122,6 @@ mod tests {
         assert_eq!(find(&bytes, 1), Some(Field::Number(u64::MAX)));
         assert_eq!(find(&bytes, 3), Some(Field::Bytes(b"abc")));
         assert_eq!(find(&bytes, 4), None);
-        assert_eq!((0..bytes.len()).filter(|end| find(&bytes[..*end], 16).is_some()).count(), 11, "torn ones are not read");
+        assert_eq!((0..bytes.len()).filter(|end| find(&bytes[..*end], 16).is_some()).count(), 2, "torn ones are not read: two ends lie between fields");
     }
 }
