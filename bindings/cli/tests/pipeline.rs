@@ -405,7 +405,8 @@ fn collect_once(listener: &TcpListener) -> (String, Vec<u8>) {
 fn spans_go_where_the_command_line_says() {
     let folder = Folder::new();
     folder.write("in.txt", "a\nb\n");
-    let text = "[telemetry]\notlp = \"http://127.0.0.1:1\"\nservice = \"copying\"\n[[source]]\nkind = \"lines\"\npath = \"in.txt\"\n[[sink]]\nkind = \"discard\"\n";
+    let text =
+        "[telemetry]\notlp = \"http://127.0.0.1:1\"\nservice = \"copying\"\n[[source]]\nkind = \"lines\"\npath = \"in.txt\"\n[[sink]]\nkind = \"discard\"\n";
     let file = folder.write("copy.toml", text);
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let url = format!("http://{}", listener.local_addr().expect("an address"));
