@@ -132,7 +132,9 @@ impl Kernel {
                 return Kernel { rows, height, depth, run: quantised_tiles::run, make: None, begin };
             }
             Level::Avx512(_) if Avx512Vnni::detect().is_some() => return Kernel { rows: 14, run: vnni::run, ..Self::PORTABLE },
-            Level::Avx512(_) | Level::Avx2(_) => return Kernel { rows: quantised_avx2::ROWS, run: quantised_avx2::run, make: Some(quantised_avx2::MAKE), ..Self::PORTABLE },
+            Level::Avx512(_) | Level::Avx2(_) => {
+                return Kernel { rows: quantised_avx2::ROWS, run: quantised_avx2::run, make: Some(quantised_avx2::MAKE), ..Self::PORTABLE };
+            }
             _ => {}
         }
         #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
