@@ -182,7 +182,7 @@ mod tests {
                 let column_sums: [i32; NR] = core::array::from_fn(sum_of);
                 let words_of_b: Vec<i32> = b.iter().map(|x| i32::from_ne_bytes(*x)).collect();
                 let (b, later) = (words_of_b.as_ptr(), words_of_b.as_ptr());
-                let call = Call { rows, a: a.as_ptr(), stride, b, words, column_sums: column_sums.as_ptr(), later, later_step: 4 };
+                let call = Call { rows, a: a.as_ptr(), stride, b, words, column_sums: column_sums.as_ptr(), later, later_step: 4, made: None };
                 let (mut got, mut want) = (Sums([[-1; NR]; MR]), Sums([[-1; NR]; MR]));
                 // SAFETY: A has `rows` rows of `words` groups, a stride apart, B as many groups of NR words, and there are NR sums.
                 unsafe {
