@@ -1,6 +1,6 @@
 //! Graph to executable for this machine.
 
-use crate::Pool;
+use crate::{Pool, huge_pages};
 use millstream_compile::{CompiledModel, Template};
 use millstream_engine::{Backend, CompileError, Executable, SerialWorkers, Workers};
 use millstream_graph::Graph;
@@ -34,6 +34,7 @@ impl CpuBackend {
 
     /// A backend that shares workers with others.
     pub fn with_workers(workers: Arc<dyn Workers>) -> CpuBackend {
+        huge_pages::ask_for();
         CpuBackend { level: level(), workers }
     }
 

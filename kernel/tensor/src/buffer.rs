@@ -1,6 +1,6 @@
 //! Owned bytes aligned for any vector load.
 
-use crate::TensorError;
+use crate::{TensorError, large};
 use alloc::vec::Vec;
 use bytemuck::{Pod, Zeroable};
 use core::fmt;
@@ -51,6 +51,7 @@ impl AlignedBytes {
         let mut memory: Vec<u8> = Vec::new();
         let whole = len.checked_add(ALIGN - 1).ok_or(TensorError::OutOfMemory(len))?;
         memory.try_reserve_exact(whole).map_err(|_| TensorError::OutOfMemory(len))?;
+        large::prepare(memory.spare_capacity_mut());
         let padding = memory.as_ptr().addr().wrapping_neg() % ALIGN;
         memory.resize(padding, 0);
         Ok(AlignedBytes { memory, padding })
