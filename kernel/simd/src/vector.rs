@@ -100,7 +100,7 @@ pub trait SimdF32<S: Simd>:
     fn round_ties_even(self) -> Self;
     /// The integer part.
     fn trunc(self) -> Self;
-    /// `self * 2^n` for integral `n` in -300..=300; rounded once, denormal results and overflow included, where `|self|` is in 0.25..=4.
+    /// `self * 2^n` for integral `n` in -240..=240; rounded once, denormal results and overflow included, where `|self|` is in 0.25..=4.
     fn scale_by_pow2(self, n: Self) -> Self;
 
     /// `self == other`; false for NaN.

@@ -80,10 +80,11 @@ fn floats<S: Simd>(s: S) {
             }
         }
     }
-    for n in [-160, -149, -130, -126, -1, 0, 5, 127, 128] {
-        let got = unary(s, &[1.0, 1.25, -0.75], |v| v.scale_by_pow2(S::F32::splat(s, n as f32)));
-        for (x, y) in [1.0, 1.25, -0.75].into_iter().zip(got) {
-            assert!(same((x * f64::from(n).exp2()) as f32, y), "{x} * 2^{n} = {y} at {}", s.level());
+    for n in [-240, -239, -160, -151, -149, -130, -127, -126, -125, -1, 0, 1, 5, 126, 127, 128, 129, 239, 240] {
+        let values = [1.0, 1.25, -0.75, 0.25, -0.250_000_03, 3.999_999_8, 4.0];
+        let got = unary(s, &values, |v| v.scale_by_pow2(S::F32::splat(s, n as f32)));
+        for (x, y) in values.into_iter().zip(got) {
+            assert!(same((f64::from(x) * f64::from(n).exp2()) as f32, y), "{x} * 2^{n} = {y} at {}", s.level());
         }
     }
 }

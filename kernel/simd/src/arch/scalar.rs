@@ -247,14 +247,12 @@ impl SimdF32<Scalar> for F32x8 {
     }
     #[inline(always)]
     fn scale_by_pow2(self, n: Self) -> Self {
-        // Three normal powers of two, the greatest first: for a significand near one only the last product that is not by one can round.
+        // Two normal powers of two: the first product is exact, the second rounds.
         Self(array::from_fn(|i| {
             let n = n.0[i] as i32;
-            let a = n.clamp(-100, 100);
-            let b = (n - a).clamp(-100, 100);
-            let c = (n - a - b).clamp(-100, 100);
-            let pow2 = |e: i32| f32::from_bits(((e + 127) as u32) << 23);
-            self.0[i] * pow2(a) * pow2(b) * pow2(c)
+            let half = n >> 1;
+            let pow2 = |e: i32| f32::from_bits((e.wrapping_add(127) as u32) << 23);
+            self.0[i] * pow2(half) * pow2(n - half)
         }))
     }
 

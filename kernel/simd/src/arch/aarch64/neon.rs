@@ -303,17 +303,11 @@ impl SimdF32<Neon> for F32x8 {
     }
     #[inline(always)]
     fn scale_by_pow2(self, n: Self) -> Self {
-        // Three normal powers of two, the greatest first: for a significand near one only the last product that is not by one can round.
-        let s = Neon::new();
-        let (low, high) = (I32x8::splat(s, -100), I32x8::splat(s, 100));
-        let clamp = |x: I32x8| x.min(high).max(low);
-        let pow2 = |e: I32x8| Self::from_bits((e + I32x8::splat(s, 127)).shl(23));
+        // Two normal powers of two: the first product is exact, the second rounds.
+        let pow2 = |e: I32x8| Self::from_bits((e + I32x8::splat(Neon::new(), 127)).shl(23));
         let n = n.to_i32();
-        let a = clamp(n);
-        let n = n - a;
-        let b = clamp(n);
-        let c = clamp(n - b);
-        self * pow2(a) * pow2(b) * pow2(c)
+        let half = n.shr(1);
+        self * pow2(half) * pow2(n - half)
     }
 
     #[inline(always)]

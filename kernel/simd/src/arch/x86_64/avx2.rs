@@ -298,17 +298,12 @@ impl SimdF32<Avx2> for F32x8 {
     }
     #[inline(always)]
     fn scale_by_pow2(self, n: Self) -> Self {
-        // Three normal powers of two, the greatest first: for a significand near one only the last product that is not by one can round.
+        // Two normal powers of two: the first product is exact, the second rounds.
         Self(isa!({
-            let (low, high) = (_mm256_set1_epi32(-100), _mm256_set1_epi32(100));
-            let clamp = |x| _mm256_max_epi32(low, _mm256_min_epi32(high, x));
             let pow2 = |e| _mm256_castsi256_ps(_mm256_slli_epi32::<23>(_mm256_add_epi32(e, _mm256_set1_epi32(127))));
             let n = _mm256_cvttps_epi32(n.0);
-            let a = clamp(n);
-            let n = _mm256_sub_epi32(n, a);
-            let b = clamp(n);
-            let c = clamp(_mm256_sub_epi32(n, b));
-            _mm256_mul_ps(_mm256_mul_ps(_mm256_mul_ps(self.0, pow2(a)), pow2(b)), pow2(c))
+            let half = _mm256_srai_epi32::<1>(n);
+            _mm256_mul_ps(_mm256_mul_ps(self.0, pow2(half)), pow2(_mm256_sub_epi32(n, half)))
         }))
     }
 
