@@ -1,6 +1,7 @@
 //! Why a device cannot be used, or did not do what it was told.
 
 use cudarc::driver::DriverError;
+use millstream_engine::RunError;
 
 /// A device that is not there, a launch that does not fit its kernel, or what the driver says.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -87,6 +88,15 @@ impl CudaError {
         move |error| {
             let name = error.error_name().ok().map(|n| n.to_string_lossy().into_owned());
             CudaError::Driver { what, code: name.unwrap_or_else(|| format!("error {}", error.0 as u32)) }
+        }
+    }
+}
+
+impl From<CudaError> for RunError {
+    fn from(e: CudaError) -> RunError {
+        match e {
+            CudaError::OutOfMemory(bytes) => RunError::OutOfMemory(bytes),
+            other => RunError::Backend(format!("CUDA: {other}")),
         }
     }
 }

@@ -208,7 +208,7 @@ impl Lane {
         sent.map_err(CudaError::of("copying from the device"))
     }
 
-    /// Fetches bytes of a memory beside the arena, a constant's, into the host's arena.
+    /// Sets bytes of the device's arena to 0.
     pub(crate) fn clear(&mut self, at: usize, bytes: usize) -> Result<(), CudaError> {
         let at = self.device.range(at, bytes)?;
         self.begin()?;
@@ -235,10 +235,10 @@ impl Lane {
     }
 
     /// Records launches, without doing them.
-    pub(crate) fn record(&mut self, launches: &mut [Launch]) -> Result<Recorded, CudaError> {
+    pub(crate) fn record<'l>(&mut self, launches: impl IntoIterator<Item = &'l mut Launch>) -> Result<Recorded, CudaError> {
         self.begin()?;
         self.stream.begin_capture(sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL).map_err(CudaError::of("recording a graph"))?;
-        let sent = launches.iter_mut().try_for_each(|launch| self.send(launch));
+        let sent = launches.into_iter().try_for_each(|launch| self.send(launch));
         // Recording ends whatever happened.
         let graph = self.stream.end_capture(sys::CUgraphInstantiate_flags(0)).map_err(CudaError::of("recording a graph"));
         sent?;

@@ -5,15 +5,27 @@
 //! binary serves machines with and without a GPU, and says which of the two it is on by a typed error.
 //!
 //! - [`Gpu`] is a device.
+//! - [`CudaBackend`] plans a graph for each combination of input shapes: nodes with a kernel run on the device, where their
+//!   values stay, in an arena laid out beforehand; nodes without one run on the host, with copies ([`runs_on_cuda`]). A plan that
+//!   runs again is replayed as a recorded graph.
 //!
 //! Invariants: arguments of every launch are held against what the kernel's PTX says; the host's memory is never lent while a
-//! copy is on its way.
+//! copy is on its way; which side runs a node depends on its operator, types and shapes alone.
 
+mod backend;
+mod body;
+mod call;
 mod error;
 mod gpu;
+mod host;
 mod lane;
+mod plan;
 mod ptx;
+mod run;
+mod select;
 mod shape;
 
+pub use backend::CudaBackend;
 pub use error::CudaError;
 pub use gpu::Gpu;
+pub use select::runs_on_cuda;

@@ -60,6 +60,17 @@ impl FusedAttention {
         (valid && innermost).then(|| FusedAttention { perms: perms.map(<[usize]>::to_vec), perm_y: perm_y.to_vec(), scale })
     }
 
+    /// For Q, K and V the axes in the order in which attention sees them, and the axes of the result in the order of the output;
+    /// empty for as they are.
+    pub fn permutations(&self) -> ([&[usize]; 3], &[usize]) {
+        (self.perms.each_ref().map(Vec::as_slice), &self.perm_y)
+    }
+
+    /// The factor of scores.
+    pub fn scale(&self) -> f32 {
+        self.scale
+    }
+
     fn heads(&self, inputs: [&Layout; 3], mask: Option<&Layout>, y: &Layout) -> Result<Heads, EvalError> {
         let mut seen = [*inputs[0], *inputs[1], *inputs[2]];
         for (layout, perm) in seen.iter_mut().zip(&self.perms) {

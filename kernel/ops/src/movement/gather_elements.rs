@@ -23,6 +23,13 @@ pub struct GatherElements {
     axis: i64,
 }
 
+impl GatherElements {
+    /// The axis as the model gives it, maybe negative.
+    pub fn axis(&self) -> i64 {
+        self.axis
+    }
+}
+
 impl Op for GatherElements {
     fn infer(&self, cx: &InferCx<'_>) -> Result<Vec<Fact>, InferError> {
         let (x, i) = (cx.input(0)?, cx.input(1)?);

@@ -44,6 +44,27 @@ pub struct Slice {
     fixed: Option<Fixed>,
 }
 
+impl Slice {
+    /// For each axis of the data the first index and the step, from facts of the inputs; `None` where an input's elements are not
+    /// known, or are none that select.
+    pub fn selection(&self, inputs: &[Option<&Fact>]) -> Option<Vec<(i64, i64)>> {
+        let shape = inputs.first().copied().flatten()?.shape()?.ok()?;
+        let ints = |i: usize| inputs.get(i).copied().flatten().map(Fact::ints);
+        let (starts, ends, axes, steps) = match &self.fixed {
+            Some(f) => (f.starts.clone(), f.ends.clone(), f.axes.clone(), None),
+            None => (ints(1)??, ints(2)??, ints(3).map_or(Some(None), |a| a.map(Some))?, ints(4).map_or(Some(None), |s| s.map(Some))?),
+        };
+        let steps = steps.unwrap_or_else(|| vec![1; starts.len()]);
+        let axes = cut(axes, starts.len(), ends.len(), steps.len(), shape.rank()).ok()?;
+        let mut selection = vec![(0, 1); shape.rank()];
+        for (i, &axis) in axes.iter().enumerate() {
+            let (start, step, _) = select(shape[axis] as i64, starts[i], ends[i], steps[i])?;
+            selection[axis] = (start, step);
+        }
+        Some(selection)
+    }
+}
+
 /// The selection along one axis of `dim` elements: first index, step, count.
 fn select(dim: i64, start: i64, end: i64, step: i64) -> Option<(i64, i64, i64)> {
     let wrap = |i: i64| if i < 0 { i.saturating_add(dim) } else { i };

@@ -33,6 +33,11 @@ pub struct Split {
 }
 
 impl Split {
+    /// The axis as the model gives it, maybe negative.
+    pub fn axis(&self) -> i64 {
+        self.axis
+    }
+
     /// The parts' extents along the axis.
     fn parts(&self, dim: &Dim, sizes: Option<&[i64]>, outputs: usize) -> Result<Vec<Dim>, InferError> {
         if let Some(sizes) = sizes {

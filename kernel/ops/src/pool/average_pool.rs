@@ -48,6 +48,11 @@ impl AveragePool {
         self.sliding.windows(input, &self.kernel)
     }
 
+    /// True if pads count as elements of value 0.
+    pub fn counts_pads(&self) -> bool {
+        self.count_pads
+    }
+
     /// The window's extents.
     pub fn kernel_shape(&self) -> &[usize] {
         &self.kernel

@@ -1,0 +1,114 @@
+//! What runs on the device: from an operator, types and shapes to launches.
+
+mod attention;
+mod elementwise;
+mod movement;
+mod norm;
+mod product;
+mod window;
+
+use crate::call::Calls;
+use millstream_gemm::Activation;
+use millstream_graph::{Fact, Node, Op, Spec};
+use millstream_tensor::DType;
+
+/// What is known of a node before it runs.
+pub(crate) struct Site<'a> {
+    op: &'a dyn Op,
+    facts: &'a [Option<&'a Fact>],
+    inputs: Vec<Option<Spec>>,
+    outputs: &'a [Spec],
+}
+
+impl Site<'_> {
+    fn input(&self, i: usize) -> Option<&Spec> {
+        self.inputs.get(i)?.as_ref()
+    }
+
+    fn dims(&self, i: usize) -> Option<&[usize]> {
+        Some(self.input(i)?.shape().dims())
+    }
+
+    fn output(&self) -> Option<&Spec> {
+        self.outputs.first()
+    }
+
+    /// The element type's name in kernels, if all inputs and the output are the same type of floats.
+    fn float(&self) -> Option<&'static str> {
+        let dtype = self.output()?.dtype;
+        self.inputs.iter().flatten().all(|s| s.dtype == dtype).then_some(())?;
+        float(dtype)
+    }
+}
+
+/// The name in kernels of floats that they compute with.
+fn float(dtype: DType) -> Option<&'static str> {
+    match dtype {
+        DType::F32 => Some("f32"),
+        DType::F16 => Some("f16"),
+        DType::BF16 => Some("bf16"),
+        _ => None,
+    }
+}
+
+/// The name in kernels of an element's width.
+fn width(dtype: DType) -> Option<&'static str> {
+    match dtype.size() {
+        1 => Some("b1"),
+        2 => Some("b2"),
+        4 => Some("b4"),
+        8 => Some("b8"),
+        _ => None,
+    }
+}
+
+/// An activation as kernels have it: its number, alpha and beta.
+fn activation(of: Activation) -> Option<(i32, f32, f32)> {
+    Some(match of {
+        Activation::None => (0, 0.0, 0.0),
+        Activation::Relu => (1, 0.0, 0.0),
+        Activation::Clip { lo, hi } => (2, lo, hi),
+        Activation::LeakyRelu { slope } => (3, slope, 0.0),
+        Activation::Sigmoid => (4, 0.0, 0.0),
+        Activation::Silu => (5, 0.0, 0.0),
+        Activation::Gelu => (6, 0.0, 0.0),
+        Activation::GeluTanh => (7, 0.0, 0.0),
+        Activation::Tanh => (8, 0.0, 0.0),
+        Activation::HardSwish => (9, 0.0, 0.0),
+        Activation::HardSigmoid { alpha, beta } => (10, alpha, beta),
+        _ => return None,
+    })
+}
+
+/// How a node runs on the device; `None` if the host runs it. Depends on the operator, types and shapes, and on small constants.
+pub(crate) fn select(node: &Node, facts: &[Option<&Fact>], outputs: &[Spec]) -> Option<Calls> {
+    let spec = |f: &Option<&Fact>| match f {
+        None => Some(None),
+        Some(f) => Some(Some(Spec::row_major(f.dtype, f.shape()?.ok()?))),
+    };
+    let inputs = facts.iter().map(spec).collect::<Option<Vec<_>>>()?;
+    // An empty tensor is not launched.
+    if outputs.is_empty() || inputs.iter().flatten().chain(outputs).any(|s| s.bytes() == 0 || s.dtype == DType::String) {
+        return None;
+    }
+    let site = Site { op: &*node.op, facts, inputs, outputs };
+    let made = movement::select(&site, node)
+        .or_else(|| only(node, elementwise::select(&site)))
+        .or_else(|| only(node, norm::select(&site)))
+        .or_else(|| only(node, product::select(&site)))
+        .or_else(|| only(node, window::select(&site)))
+        .or_else(|| only(node, attention::select(&site)))?;
+    // A launch that does not fit its kernel is none: the host runs the node, and tests find it.
+    debug_assert_eq!(made.check(), Ok(()), "{}", node.path);
+    made.check().is_ok().then_some(made)
+}
+
+/// Nothing where somebody reads more than the first output.
+fn only(node: &Node, calls: Option<Calls>) -> Option<Calls> {
+    calls.filter(|_| node.outputs.iter().skip(1).all(Option::is_none))
+}
+
+/// True if the device runs this operator for some types and shapes.
+pub fn runs_on_cuda(op: &dyn Op) -> bool {
+    op.is_alias() || elementwise::knows(op) || movement::knows(op) || norm::knows(op) || product::knows(op) || window::knows(op) || attention::knows(op)
+}
