@@ -1,5 +1,6 @@
 //! Everything that can go wrong between a file and a result.
 
+use crate::DeviceError;
 use millstream_engine::{CompileError, RunError};
 use millstream_onnx::LoadError;
 use millstream_tensor::TensorError;
@@ -25,6 +26,9 @@ pub enum Error {
         /// What is wrong, all problems at once.
         error: LoadError,
     },
+    /// A device that cannot be used.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
     /// A model that cannot be compiled.
     #[error(transparent)]
     Compile(#[from] CompileError),

@@ -12,7 +12,8 @@
 //!
 //! - [`Model`] is a loaded model with its memory; [`Session`] loads models with options that they share.
 //! - [`kernel`] is the `no_std` half, for those who bring their own files, threads and memory.
-//! - `runtime` (feature) holds pipelines of supervised stages, `candle` (feature) the second engine.
+//! - `runtime` (feature) holds pipelines of supervised stages, `candle` (feature) the second engine,
+//!   `cuda` (feature) a backend for GPUs.
 #![cfg_attr(not(feature = "std"), no_std)]
 #![forbid(unsafe_code)]
 
@@ -20,6 +21,8 @@
 mod candle_model;
 #[cfg(all(feature = "candle", feature = "runtime"))]
 mod candle_module;
+#[cfg(all(feature = "std", feature = "onnx"))]
+mod device;
 #[cfg(all(feature = "std", feature = "onnx"))]
 mod error;
 #[cfg(all(feature = "std", feature = "onnx"))]
@@ -31,6 +34,8 @@ mod stage;
 
 #[cfg(all(feature = "candle", feature = "runtime"))]
 pub use candle_module::CandleModule;
+#[cfg(all(feature = "std", feature = "onnx"))]
+pub use device::{Device, DeviceError};
 #[cfg(all(feature = "std", feature = "onnx"))]
 pub use error::Error;
 pub use millstream_tensor::{DType, Shape, Tensor, TensorError, Value};
@@ -59,6 +64,10 @@ pub use millstream_cpu as cpu;
 /// Candle as second engine.
 #[cfg(feature = "candle")]
 pub use millstream_candle as candle;
+
+/// Graphs on GPUs of NVIDIA's: compiled for sm_80/sm_90, arithmetic checked on a CPU shim, not run on a GPU.
+#[cfg(feature = "cuda")]
+pub use millstream_cuda as cuda;
 
 /// Pipelines of supervised stages.
 #[cfg(feature = "runtime")]

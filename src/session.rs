@@ -1,6 +1,6 @@
 //! Options that models share, and the loading of models under them.
 
-use crate::{Error, Model};
+use crate::{Device, DeviceError, Error, Model};
 use millstream_compile::{Options, simplify};
 use millstream_cpu::{CpuBackend, Files, Level, MappedFile};
 use millstream_engine::{Backend, CompileError, WeightSource, Workers};
@@ -127,6 +127,17 @@ impl SessionBuilder {
     pub fn backend(mut self, backend: Arc<dyn Backend>) -> Self {
         self.backend = Some(backend);
         self
+    }
+
+    /// Where models run: [`Device::Cpu`] unless told otherwise. Workers that were given before are those of nodes that the host
+    /// runs for the device.
+    ///
+    /// # Errors
+    /// The device is not there, or the program was built without its kind. Only [`Device::Auto`] takes another one instead.
+    pub fn device(mut self, device: &Device) -> Result<Self, DeviceError> {
+        // The processor's is made with the threads and the level of this builder.
+        self.backend = device.backend(self.workers.clone())?;
+        Ok(self)
     }
 
     /// Other operators than millstream's own.

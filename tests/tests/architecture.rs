@@ -23,6 +23,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("compile", &["simd", "tensor", "graph", "gemm", "ops", "engine"]),
     ("cpu", &["simd", "tensor", "graph", "gemm", "ops", "compile", "engine"]),
     ("candle", &["simd", "tensor", "graph", "gemm", "ops", "compile", "engine", "cpu"]),
+    ("cuda", &["simd", "tensor", "graph", "gemm", "ops", "compile", "engine", "cpu"]),
     ("edge", &[]),
     ("runtime", &["edge", "tensor", "graph", "engine"]),
     ("io", &["runtime"]),
@@ -43,6 +44,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "engine",
             "cpu",
             "candle",
+            "cuda",
             "edge",
             "runtime",
             "io",
@@ -61,7 +63,7 @@ const UNRESTRICTED: &[&str] = &["tests", "benches"];
 const KERNEL: &[&str] = &["simd", "tensor", "graph", "onnx", "safetensors", "gemm", "ops", "compile", "engine"];
 
 /// Crates that may use `unsafe`; each block of theirs has a `SAFETY` line, which clippy enforces.
-const UNSAFE: &[&str] = &["simd", "gemm", "tensor", "cpu", "candle"];
+const UNSAFE: &[&str] = &["simd", "gemm", "tensor", "cpu", "candle", "cuda"];
 
 /// The most crates of others that the kernel and the ONNX reader bring into a program (procedural macros stay outside).
 const MOST_CRATES: usize = 15;

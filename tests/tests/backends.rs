@@ -5,6 +5,7 @@ use millstream::{
     DType, Model, Session, Shape, Tensor, Value,
     candle::CandleBackend,
     cpu::{CpuBackend, Level},
+    cuda::{CudaBackend, Gpu},
     kernel::{
         compile::{Options, rules},
         engine::Backend,
@@ -17,11 +18,17 @@ use millstream_tests::{
     single::{Case, cases},
     stored,
 };
-use std::sync::Arc;
+use std::{env, sync::Arc};
+
+/// The variable that takes CUDA in: this machine's device, or what stands in for its driver (`tests/run.py --only cuda`).
+const CUDA: &str = "MILLSTREAM_CUDA";
 
 /// Every backend, by a name for messages.
 fn backends() -> Vec<(String, Arc<dyn Backend>)> {
     let mut all: Vec<(String, Arc<dyn Backend>)> = vec![("candle".into(), Arc::new(CandleBackend::new()))];
+    if env::var_os(CUDA).is_some() {
+        all.push(("cuda".into(), Arc::new(CudaBackend::new(Gpu::open(0).expect("a device")))));
+    }
     for level in Level::available() {
         for threads in [1, 2] {
             all.push((format!("cpu {} {threads}", level.name()), Arc::new(CpuBackend::new(threads).on_level(level))));
@@ -152,7 +159,8 @@ fn choice(registry: &Registry) -> Graph {
 /// them, on Candle and on CPU plans, within the same share of the greatest output. Without that folder the embedded model's test stands for them.
 #[test]
 fn whole_models_agree() {
-    let everywhere: Vec<_> = backends().into_iter().filter(|(name, _)| name == "candle" || name.ends_with(" 2") && !name.contains("scalar")).collect();
+    let everywhere: Vec<_> =
+        backends().into_iter().filter(|(name, _)| name == "candle" || name == "cuda" || name.ends_with(" 2") && !name.contains("scalar")).collect();
     for folder in stored::folders() {
         let (inputs, wanted) = (stored::arrays(&folder, "inputs"), stored::arrays(&folder, "outputs"));
         let given: Vec<(&str, Tensor)> = inputs.iter().map(|(n, t)| (n.as_str(), t.clone())).collect();

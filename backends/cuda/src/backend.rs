@@ -188,12 +188,21 @@ impl CudaModel {
             }
             values.retain(|&id, _| body.is_read_from(at, id));
         }
-        let output = |id: &ValueId| value_of(body, &values, *id).ok_or_else(|| RunError::Backend(format!("output `{}` was not made", body.graph.value(*id).name)));
+        let output =
+            |id: &ValueId| value_of(body, &values, *id).ok_or_else(|| RunError::Backend(format!("output `{}` was not made", body.graph.value(*id).name)));
         body.graph.outputs().iter().map(output).collect()
     }
 
     /// Runs a node that no plan holds: on the host, or the branch that its condition chooses.
-    fn open(&self, body: &Body, id: NodeId, node: &Node, values: &mut HashMap<ValueId, Value>, watch: &mut Watch<'_, '_>, limit: usize) -> Result<(), RunError> {
+    fn open(
+        &self,
+        body: &Body,
+        id: NodeId,
+        node: &Node,
+        values: &mut HashMap<ValueId, Value>,
+        watch: &mut Watch<'_, '_>,
+        limit: usize,
+    ) -> Result<(), RunError> {
         let inputs: Vec<Option<Value>> = node.inputs.iter().map(|v| v.and_then(|v| value_of(body, values, v))).collect();
         let made = match node.op.control() {
             Some(Control::If) => {
@@ -261,7 +270,9 @@ impl Executable for CudaModel {
 /// What is known of a value, if it is a tensor that plans hold.
 fn fact_of(value: &Value, with_elements: bool) -> Option<Fact> {
     match value {
-        Value::Tensor(t) if t.dtype() != DType::String => Some(if with_elements { Fact::constant(t.clone().into()) } else { Fact::concrete(t.dtype(), t.shape()) }),
+        Value::Tensor(t) if t.dtype() != DType::String => {
+            Some(if with_elements { Fact::constant(t.clone().into()) } else { Fact::concrete(t.dtype(), t.shape()) })
+        }
         _ => None,
     }
 }

@@ -44,8 +44,6 @@ pub(crate) struct Limits {
     pub(crate) grid: u32,
     /// Dynamic shared memory of a block.
     pub(crate) shared: u32,
-    /// Multiprocessors.
-    pub(crate) processors: u32,
 }
 
 /// A kernel of a module that is loaded.
@@ -98,7 +96,6 @@ impl Gpu {
         let limits = Limits {
             grid: limit(Attribute::CU_DEVICE_ATTRIBUTE_MAX_GRID_DIM_X)?,
             shared: limit(Attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?,
-            processors: limit(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?,
         };
         let modules = Mutex::new(MODULES.iter().map(|_| None).collect());
         Ok(Gpu(Arc::new(Device { kernels: Mutex::default(), modules, limits, name, context })))
@@ -162,7 +159,13 @@ impl Gpu {
         if shared > FREE_SHARED {
             self.0.context.bind_to_thread().map_err(CudaError::of("using a device"))?;
             // SAFETY: the handle is of a module that is loaded. The most that was asked for stays, so that nobody lowers it.
-            let asked = unsafe { result::function::set_function_attribute(kernel.handle, FunctionAttribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, self.0.limits.shared as i32) };
+            let asked = unsafe {
+                result::function::set_function_attribute(
+                    kernel.handle,
+                    FunctionAttribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES,
+                    self.0.limits.shared as i32,
+                )
+            };
             asked.map_err(CudaError::of("asking for shared memory"))?;
         }
         Ok(kernel)

@@ -23,7 +23,14 @@ const ALONE: f64 = 128.0 * 1024.0;
 
 impl HostStep {
     /// Runs the node's kernel over the host's arena, whose part at `scratch` is for the kernel.
-    pub(crate) fn run(&self, node: &Node, (level, workers): (Level, &dyn Workers), arena: &mut [u8], scratch: (usize, usize), given: &[Value]) -> Result<(), RunError> {
+    pub(crate) fn run(
+        &self,
+        node: &Node,
+        (level, workers): (Level, &dyn Workers),
+        arena: &mut [u8],
+        scratch: (usize, usize),
+        given: &[Value],
+    ) -> Result<(), RunError> {
         let specs: Vec<Option<Spec>> = self.inputs.iter().map(|i| i.as_ref().map(Leaving::spec)).collect();
         let outputs: Vec<Spec> = self.outputs.iter().flatten().map(|(_, spec)| *spec).collect();
         let cost = node.op.cost(&StepCx { inputs: &specs, outputs: &outputs, packed: &[], level });

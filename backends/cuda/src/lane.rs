@@ -48,9 +48,19 @@ impl DeviceMemory {
         self.address + offset as u64
     }
 
+    /// A copy of the bytes, once all that was sent to the device is done.
+    #[cfg(test)]
+    pub(crate) fn bytes(&self) -> Result<Vec<u8>, CudaError> {
+        let mut bytes = vec![0; self.bytes];
+        self.gpu.context().synchronize().map_err(CudaError::of("waiting for the device"))?;
+        // SAFETY: as many bytes were allocated, and the copy is done on return.
+        unsafe { result::memcpy_dtoh_sync(&mut bytes, self.address) }.map_err(CudaError::of("copying from the device"))?;
+        Ok(bytes)
+    }
+
+    /// The address of a range's first byte.
     fn range(&self, offset: usize, bytes: usize) -> Result<sys::CUdeviceptr, CudaError> {
-        let end = within(offset, bytes, self.bytes)?.start;
-        Ok(self.at(end))
+        Ok(self.at(within(offset, bytes, self.bytes)?.start))
     }
 }
 
@@ -121,7 +131,8 @@ impl Launch {
     }
 
     /// Blocks of the grid, as launched.
-    pub(crate) fn grid(&self) -> u32 {
+    #[cfg(test)]
+    fn grid(&self) -> u32 {
         self.grid
     }
 }
@@ -230,7 +241,8 @@ impl Lane {
         let block = launch.kernel.entry.block;
         // SAFETY: the kernel's module is loaded as long as the device, number and sizes of arguments are the kernel's, and the
         // driver copies them before it returns. Whoever made the launch gave it ranges of memory that live as long as the plan.
-        let sent = unsafe { result::launch_kernel(launch.kernel.handle, (launch.grid, 1, 1), (block, 1, 1), launch.shared, self.stream.cu_stream(), &mut pointers) };
+        let sent =
+            unsafe { result::launch_kernel(launch.kernel.handle, (launch.grid, 1, 1), (block, 1, 1), launch.shared, self.stream.cu_stream(), &mut pointers) };
         sent.map_err(CudaError::of("launching a kernel"))
     }
 

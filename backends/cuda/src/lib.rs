@@ -24,6 +24,8 @@ mod ptx;
 mod run;
 mod select;
 mod shape;
+#[cfg(test)]
+mod speed;
 
 pub use backend::CudaBackend;
 pub use error::CudaError;

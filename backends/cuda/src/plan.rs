@@ -1,12 +1,7 @@
 //! A plan: what a stretch of a graph does for inputs of known shapes, as plain data. Launches with offsets into an arena of the
 //! device, copies, and the nodes that the host runs with offsets into an arena of its own.
 
-use crate::{
-    body::Body,
-    call::Calls,
-    host::HostStep,
-    select::select,
-};
+use crate::{body::Body, call::Calls, host::HostStep, select::select};
 use millstream_compile::planner::{Buffer, place};
 use millstream_engine::{RunError, ShapeError, describe};
 use millstream_graph::{FOLD_LIMIT, Fact, InferError, Node, NodeId, Spec, StepCx, ValueId, infer_node};
@@ -409,7 +404,8 @@ impl Planner<'_> {
     fn finish(mut self, end: usize) -> Result<Plan, RunError> {
         self.now += 1;
         self.plan.end = end;
-        let mut leaving: Vec<ValueId> = self.held.keys().copied().filter(|&v| self.body.is_read_from(end, v) && self.body.graph.value(v).constant().is_none()).collect();
+        let mut leaving: Vec<ValueId> =
+            self.held.keys().copied().filter(|&v| self.body.is_read_from(end, v) && self.body.graph.value(v).constant().is_none()).collect();
         // Outputs of the graph may be constants of it.
         if end == self.body.order.len() {
             leaving = self.body.graph.outputs().to_vec();

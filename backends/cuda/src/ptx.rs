@@ -35,7 +35,9 @@ pub(crate) fn entry(name: &str) -> Result<&'static Entry, CudaError> {
 pub(crate) fn entries() -> &'static HashMap<&'static str, Entry> {
     static ENTRIES: OnceLock<HashMap<&str, Entry>> = OnceLock::new();
     ENTRIES.get_or_init(|| {
-        let of = |(module, (_, text)): (usize, &(&str, &'static str))| text.split(".visible .entry ").skip(1).filter_map(move |t| parse(module, t)).collect::<Vec<_>>();
+        let of = |(module, (_, text)): (usize, &(&str, &'static str))| {
+            text.split(".visible .entry ").skip(1).filter_map(move |t| parse(module, t)).collect::<Vec<_>>()
+        };
         MODULES.iter().enumerate().flat_map(of).collect()
     })
 }

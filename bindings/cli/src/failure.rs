@@ -15,6 +15,8 @@ pub(crate) enum Failure {
     Model(#[from] millstream::Error),
     #[error(transparent)]
     Tensor(#[from] millstream::TensorError),
+    #[error(transparent)]
+    Device(#[from] millstream::DeviceError),
 }
 
 impl Failure {

@@ -79,9 +79,16 @@ pub(super) fn select(site: &Site<'_>) -> Option<Calls> {
         softcap: 0.0,
     };
     let most = size.max(value_size);
-    let name = if most <= 64 { "d64" } else if most <= 128 { "d128" } else { "d256" };
+    let name = if most <= 64 {
+        "d64"
+    } else if most <= 128 {
+        "d128"
+    } else {
+        "d256"
+    };
     let shared = 4 * (QUERIES * (size + 1) + 32 * (most + 1) + QUERIES * 33);
-    let arguments = vec![Argument::Input(0, 0), Argument::Input(1, 0), Argument::Input(2, 0), mask, Argument::Null, Argument::Output(0, 0), Argument::structure(&shape)];
+    let arguments =
+        vec![Argument::Input(0, 0), Argument::Input(1, 0), Argument::Input(2, 0), mask, Argument::Null, Argument::Output(0, 0), Argument::structure(&shape)];
     let calls = Calls::new().call(format!("attention_{name}_{}", site.float()?), batch * heads * queries.div_ceil(QUERIES), 1, arguments);
     Some(calls.shared(shared))
 }

@@ -4,11 +4,11 @@ use super::{Site, float, width};
 use crate::call::{Argument, Calls, repeated, walk};
 use millstream_graph::Op;
 use millstream_ops::elementwise::{
-    abs::Abs, add::Add, and::And, cast::Cast, ceil::Ceil, clip::Clip, cos::Cos, div::Div, elu::Elu, equal::Equal, erf::Erf, exp::Exp, floor::Floor,
-    gelu::Gelu, greater::Greater, greater_or_equal::GreaterOrEqual, hard_sigmoid::HardSigmoid, hard_swish::HardSwish, leaky_relu::LeakyRelu, less::Less,
-    less_or_equal::LessOrEqual, log::Log, max::Max, min::Min, mish::Mish, mul::Mul, neg::Neg, not::Not, or::Or, pow::Pow, prelu::PRelu,
-    reciprocal::Reciprocal, relu::Relu, round::Round, sigmoid::Sigmoid, sign::Sign, sin::Sin, softplus::Softplus, softsign::Softsign, sqrt::Sqrt, sub::Sub,
-    swish::Swish, tanh::Tanh, where_select::Where, xor::Xor,
+    abs::Abs, add::Add, and::And, cast::Cast, ceil::Ceil, clip::Clip, cos::Cos, div::Div, elu::Elu, equal::Equal, erf::Erf, exp::Exp, floor::Floor, gelu::Gelu,
+    greater::Greater, greater_or_equal::GreaterOrEqual, hard_sigmoid::HardSigmoid, hard_swish::HardSwish, leaky_relu::LeakyRelu, less::Less,
+    less_or_equal::LessOrEqual, log::Log, max::Max, min::Min, mish::Mish, mul::Mul, neg::Neg, not::Not, or::Or, pow::Pow, prelu::PRelu, reciprocal::Reciprocal,
+    relu::Relu, round::Round, sigmoid::Sigmoid, sign::Sign, sin::Sin, softplus::Softplus, softsign::Softsign, sqrt::Sqrt, sub::Sub, swish::Swish, tanh::Tanh,
+    where_select::Where, xor::Xor,
 };
 use millstream_tensor::DType;
 

@@ -5,6 +5,8 @@ mod elementwise;
 mod movement;
 mod norm;
 mod product;
+#[cfg(test)]
+mod tests;
 mod window;
 
 use crate::call::Calls;

@@ -38,7 +38,13 @@ pub(super) fn select(site: &Site<'_>, node: &Node) -> Option<Calls> {
         let strides: Vec<i64> = own.iter().zip(&selection).map(|(stride, (_, step))| stride * step).collect();
         let first: i64 = own.iter().zip(&selection).map(|(stride, (start, _))| stride * start).sum();
         let shape = y.shape().dims();
-        return copy(Calls::new(), y.dtype, shape, (Argument::Input(0, usize::try_from(first).ok()? * y.dtype.size()), &strides), (Argument::Output(0, 0), &row_major(shape)));
+        return copy(
+            Calls::new(),
+            y.dtype,
+            shape,
+            (Argument::Input(0, usize::try_from(first).ok()? * y.dtype.size()), &strides),
+            (Argument::Output(0, 0), &row_major(shape)),
+        );
     }
     if op.downcast_ref::<Expand>().is_some() {
         let shape = y.shape().dims();

@@ -91,7 +91,11 @@ pub(super) fn select(site: &Site<'_>) -> Option<Calls> {
     let optional = |i: usize| if site.input(i).is_some() { Argument::Input(i, 0) } else { Argument::Null };
     let (name, rows_of, operands) = match op.downcast_ref::<LayerNormalization>() {
         Some(norm) => ("layer_norm", &norm.rows, vec![Argument::Input(0, 0), optional(1), optional(2), Argument::Output(0, 0)]),
-        None => ("rms_norm", &op.downcast_ref::<RMSNormalization>()?.rows, vec![Argument::Input(0, 0), Argument::Null, optional(1), Argument::Null, Argument::Output(0, 0)]),
+        None => (
+            "rms_norm",
+            &op.downcast_ref::<RMSNormalization>()?.rows,
+            vec![Argument::Input(0, 0), Argument::Null, optional(1), Argument::Null, Argument::Output(0, 0)],
+        ),
     };
     let (rows, length) = rows_from(x, InferCx::axis(rows_of.axis, rank).ok()?);
     // Scales of fewer elements are broadcast, which kernels do not.

@@ -94,7 +94,8 @@ fn stacks(site: &Site<'_>, product: &MatMul) -> Option<Calls> {
     }
     let stack = &c.dims[..c.dims.len() - 2];
     let walk = crate::call::walk(stack, [&a.over(stack)?, &b.over(stack)?, &c.strides[..stack.len()]])?;
-    let mut shape = Shape { batch: 1, m: m as i64, n: n as i64, k: k as i64, a_row, a_column, b_row, b_column, c_row, scale: product.scale(), ..Shape::default() };
+    let mut shape =
+        Shape { batch: 1, m: m as i64, n: n as i64, k: k as i64, a_row, a_column, b_row, b_column, c_row, scale: product.scale(), ..Shape::default() };
     shape.bias = i32::from(site.input(2).is_some());
     let mut axes: Vec<(i64, [i64; 3])> = (0..walk.rank as usize).map(|i| (walk.size[i], [0, 1, 2].map(|o| walk.stride[o][i]))).collect();
     match axes.pop() {
@@ -119,7 +120,14 @@ fn stacks(site: &Site<'_>, product: &MatMul) -> Option<Calls> {
         let at = at.map(|offset| offset as usize * size);
         let bias = if shape.bias == 1 { Argument::Input(2, 0) } else { Argument::Null };
         let residual = residual.then_some(Argument::Input(3, at[2]));
-        calls = product_of(calls, site.float()?, shape, [Argument::Input(0, at[0]), Argument::Input(1, at[1]), bias, Argument::Output(0, at[2])], residual, product.activation())?;
+        calls = product_of(
+            calls,
+            site.float()?,
+            shape,
+            [Argument::Input(0, at[0]), Argument::Input(1, at[1]), bias, Argument::Output(0, at[2])],
+            residual,
+            product.activation(),
+        )?;
     }
     finished(calls, site, residual, product.activation())
 }

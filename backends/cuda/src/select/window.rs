@@ -55,7 +55,12 @@ pub(super) fn select(site: &Site<'_>) -> Option<Calls> {
         reserved: 0,
     };
     let elements = site.output()?.shape().elements();
-    Some(Calls::new().call(format!("{name}_{}", site.float()?), elements, 256, vec![Argument::Input(0, 0), Argument::Output(0, 0), Argument::structure(&shape)]))
+    Some(Calls::new().call(
+        format!("{name}_{}", site.float()?),
+        elements,
+        256,
+        vec![Argument::Input(0, 0), Argument::Output(0, 0), Argument::structure(&shape)],
+    ))
 }
 
 /// Height and width; one axis has a height of 1.
@@ -109,7 +114,8 @@ fn convolution(site: &Site<'_>, conv: &Conv) -> Option<Calls> {
         beta,
     };
     let optional = |i: usize| if site.input(i).is_some() { Argument::Input(i, 0) } else { Argument::Null };
-    let arguments = vec![Argument::Input(0, 0), Argument::Input(1, 0), optional(2), if residual { Argument::Input(3, 0) } else { Argument::Null }, Argument::Output(0, 0)];
+    let arguments =
+        vec![Argument::Input(0, 0), Argument::Input(1, 0), optional(2), if residual { Argument::Input(3, 0) } else { Argument::Null }, Argument::Output(0, 0)];
     let arguments = arguments.into_iter().chain([Argument::structure(&shape)]).collect();
     let (places, dtype) = ((out_height * out_width) as usize, site.float()?);
     let calls = if group_channels == 1 && groups > 1 {

@@ -3,7 +3,7 @@
 use super::profile::Profile;
 use crate::{arrays, failure::Failure, memory, output};
 use millstream::{
-    DType, Model, Session, Tensor, Value,
+    DType, Device, Model, Session, Tensor, Value,
     cpu::{self, Peaks},
     kernel::engine::{Port, Request, Workspace},
 };
@@ -27,6 +27,9 @@ pub(crate) struct Arguments {
     /// Threads; 0 is one a core.
     #[arg(long, default_value_t = 0)]
     threads: usize,
+    /// Where the model runs: cpu, cuda, cuda:N (counted from 0), or auto, which takes a GPU if there is one.
+    #[arg(long, value_name = "DEVICE", default_value_t = Device::Cpu)]
+    device: Device,
     /// How long to run after warming up.
     #[arg(long, value_name = "S", default_value_t = 3.0)]
     seconds: f64,
@@ -53,7 +56,7 @@ type Named = (String, Tensor);
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let start = Instant::now();
     let threads = if arguments.threads == 0 { std::thread::available_parallelism().map_or(1, |n| n.get()) } else { arguments.threads };
-    let model = Session::builder().threads(threads).build().open(&arguments.model)?;
+    let model = Session::builder().threads(threads).device(&arguments.device)?.build().open(&arguments.model)?;
     let load = start.elapsed();
     let (inputs, expected) = match &arguments.inputs {
         Some(folder) => (listed(folder, "inputs")?, listed(folder, "outputs")?),

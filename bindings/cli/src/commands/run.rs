@@ -2,7 +2,7 @@
 
 use super::pipeline;
 use crate::{arrays, failure::Failure};
-use millstream::{Session, Value};
+use millstream::{Device, Session, Value};
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -23,14 +23,17 @@ pub(crate) struct Arguments {
     /// Threads of a model; 0 is one a core. In a pipeline, each stage has its replicas.
     #[arg(long, default_value_t = 0)]
     threads: usize,
+    /// Where a model runs: cpu, cuda, cuda:N (counted from 0), or auto, which takes a GPU if there is one.
+    #[arg(long, value_name = "DEVICE")]
+    device: Option<Device>,
     #[command(flatten)]
     pipeline: pipeline::Options,
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     if arguments.file.extension().is_some_and(|extension| extension == "toml") {
-        if !arguments.inputs.is_empty() || arguments.output.is_some() || arguments.threads != 0 {
-            return Err(Failure::Usage("--input, --output and --threads are for models; a pipeline's file says what it reads and writes".into()));
+        if !arguments.inputs.is_empty() || arguments.output.is_some() || arguments.threads != 0 || arguments.device.is_some() {
+            return Err(Failure::Usage("--input, --output, --threads and --device are for models; a pipeline's file says what it reads and writes".into()));
         }
         return pipeline::run(&arguments.file, &arguments.pipeline);
     }
@@ -42,7 +45,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
 }
 
 fn run_model(arguments: &Arguments, output: &Path) -> Result<ExitCode, Failure> {
-    let model = Session::builder().threads(arguments.threads).build().open(&arguments.file)?;
+    let model = Session::builder().threads(arguments.threads).device(arguments.device.as_ref().unwrap_or(&Device::Cpu))?.build().open(&arguments.file)?;
     let mut inputs = Vec::new();
     for input in &arguments.inputs {
         let (name, file) = input.split_once('=').ok_or_else(|| Failure::Usage(format!("--input {input}: NAME=FILE is expected")))?;

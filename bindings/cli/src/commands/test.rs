@@ -5,7 +5,7 @@ use crate::{
     failure::Failure,
     output,
 };
-use millstream::{Session, kernel::onnx};
+use millstream::{Device, Session, kernel::onnx};
 use serde_json::json;
 use std::{fs, panic, path::PathBuf, process::ExitCode};
 
@@ -21,13 +21,16 @@ pub(crate) struct Arguments {
     /// Threads; 0 is one a core.
     #[arg(long, default_value_t = 1)]
     threads: usize,
+    /// Where models run: cpu, cuda, cuda:N (counted from 0), or auto, which takes a GPU if there is one.
+    #[arg(long, value_name = "DEVICE", default_value_t = Device::Cpu)]
+    device: Device,
     /// Print one JSON object.
     #[arg(long)]
     json: bool,
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
-    let session = Session::builder().threads(arguments.threads).build();
+    let session = Session::builder().threads(arguments.threads).device(&arguments.device)?.build();
     let mut cases = Vec::new();
     for folder in &arguments.folders {
         cases.extend(find(folder)?);
