@@ -26,6 +26,8 @@ mod select;
 mod shape;
 #[cfg(test)]
 mod speed;
+#[cfg(test)]
+mod tests;
 
 pub use backend::CudaBackend;
 pub use error::CudaError;

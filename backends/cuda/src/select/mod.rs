@@ -5,6 +5,7 @@ mod elementwise;
 mod movement;
 mod norm;
 mod product;
+mod quantise;
 #[cfg(test)]
 mod tests;
 mod window;
@@ -99,6 +100,7 @@ pub(crate) fn select(node: &Node, facts: &[Option<&Fact>], outputs: &[Spec]) -> 
         .or_else(|| only(node, norm::select(&site)))
         .or_else(|| only(node, product::select(&site)))
         .or_else(|| only(node, window::select(&site)))
+        .or_else(|| only(node, quantise::select(&site)))
         .or_else(|| only(node, attention::select(&site)))?;
     // A launch that does not fit its kernel is none: the host runs the node, and tests find it.
     debug_assert_eq!(made.check(), Ok(()), "{}", node.path);
@@ -112,5 +114,12 @@ fn only(node: &Node, calls: Option<Calls>) -> Option<Calls> {
 
 /// True if the device runs this operator for some types and shapes.
 pub fn runs_on_cuda(op: &dyn Op) -> bool {
-    op.is_alias() || elementwise::knows(op) || movement::knows(op) || norm::knows(op) || product::knows(op) || window::knows(op) || attention::knows(op)
+    op.is_alias()
+        || elementwise::knows(op)
+        || movement::knows(op)
+        || norm::knows(op)
+        || product::knows(op)
+        || window::knows(op)
+        || quantise::knows(op)
+        || attention::knows(op)
 }

@@ -1,0 +1,124 @@
+//! Whole graphs on a device beside the CPU's plan: values that stay, nodes of the host in between, shapes that depend on elements.
+
+use crate::{CudaBackend, Gpu};
+use millstream_compile::{Options, simplify};
+use millstream_cpu::CpuBackend;
+use millstream_engine::{Backend, Executable, Request, Workspace};
+use millstream_graph::{Attribute, Attributes, BuildCx, Declared, Graph, Node, ValueId};
+use millstream_tensor::{DType, Tensor, Value};
+use std::sync::Arc;
+
+/// Numbers in −1..1.
+fn noise(dims: &[usize], seed: u32) -> Tensor {
+    let mut state = seed.wrapping_mul(2_654_435_761) | 1;
+    let values: Vec<f32> = (0..dims.iter().product())
+        .map(|_| {
+            state ^= state << 13;
+            state ^= state >> 17;
+            state ^= state << 5;
+            state as f32 / (1u64 << 31) as f32 - 1.0
+        })
+        .collect();
+    Tensor::from_slice(dims, &values).expect("as many values as elements")
+}
+
+fn input(graph: &mut Graph, name: &str, dtype: DType, rank: usize) -> ValueId {
+    graph.add_input(name, Declared { dtype: Some(dtype), dims: Some(vec![None; rank]) })
+}
+
+/// A node with one output.
+fn node(graph: &mut Graph, name: &str, op: &str, inputs: &[ValueId], attributes: &[(&str, Attribute)]) -> ValueId {
+    let attributes: Attributes = attributes.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
+    let cx = BuildCx { version: 0, attributes: &attributes, inputs: inputs.len(), outputs: 1, subgraphs: &[] };
+    let registry = millstream_ops::registry();
+    let built = registry.find("", op).expect("an operator of ours").instantiate(22, cx).expect("it can be built");
+    let y = graph.add_placeholder(name, Declared::default());
+    let inputs = inputs.iter().copied().map(Some).collect();
+    graph.add_node(Node { path: name.into(), op_name: op.into(), op: built.into(), inputs, outputs: vec![Some(y)], subgraphs: vec![] });
+    y
+}
+
+fn run(model: &dyn Executable, inputs: &[Value]) -> Vec<Tensor> {
+    let made = model.run(&mut Workspace::new(), Request::new(inputs)).unwrap_or_else(|e| panic!("{e}"));
+    made.into_iter().map(|v| v.expect("no buffers were given").into_tensor().expect("a tensor")).collect()
+}
+
+/// The graph's outputs on a device and on the CPU, for several inputs by turns; the device's lines for the first ones.
+fn compared(mut graph: Graph, runs: &[Vec<Tensor>]) -> Vec<String> {
+    simplify(&mut graph, &Options::default()).expect("it can be simplified");
+    let cuda = CudaBackend::new(Gpu::open(0).expect("a device")).compile(graph.clone()).expect("it compiles");
+    let cpu: Arc<dyn Executable> = CpuBackend::new(1).compile(graph).expect("it compiles");
+    for round in 0..3 {
+        for inputs in runs {
+            let inputs: Vec<Value> = inputs.iter().cloned().map(Value::Tensor).collect();
+            for (found, wanted) in run(&*cuda, &inputs).iter().zip(run(&*cpu, &inputs)) {
+                assert_eq!((found.dtype(), found.shape()), (wanted.dtype(), wanted.shape()));
+                if wanted.dtype() != DType::F32 {
+                    assert_eq!(found, &wanted, "round {round}");
+                    continue;
+                }
+                let (found, wanted) = (found.as_slice::<f32>().expect("f32"), wanted.as_slice::<f32>().expect("f32"));
+                let largest = wanted.iter().fold(1.0f32, |m, x| m.max(x.abs()));
+                for (a, b) in found.iter().zip(wanted) {
+                    assert!((a - b).abs() <= 1e-5 * largest, "round {round}: {a}, expected {b}");
+                }
+            }
+        }
+    }
+    let shapes: Vec<_> = runs[0].iter().map(|t| *t.shape()).collect();
+    cuda.describe(&shapes).expect("it can be described")
+}
+
+#[test]
+#[ignore = "needs a device, or the stand-in driver"]
+fn values_stay_and_the_host_steps_in() {
+    let mut graph = Graph::new("layers");
+    let x = input(&mut graph, "x", DType::F32, 3);
+    let (w, b, axis) = (
+        graph.add_constant("w", noise(&[20, 30], 1)),
+        graph.add_constant("b", noise(&[30], 2)),
+        graph.add_constant("axis", Tensor::scalar(1i64).expect("a number")),
+    );
+    let y = node(&mut graph, "product", "MatMul", &[x, w], &[]);
+    let y = node(&mut graph, "bias", "Add", &[y, b], &[]);
+    let y = node(&mut graph, "bend", "Relu", &[y], &[]);
+    // No kernel sums up along an axis.
+    let z = node(&mut graph, "sums", "CumSum", &[y, axis], &[]);
+    let y = node(&mut graph, "join", "Concat", &[y, z], &[("axis", Attribute::Int(2))]);
+    let s = node(&mut graph, "soft", "Softmax", &[y], &[]);
+    let t = node(&mut graph, "turn", "Transpose", &[s], &[("perm", Attribute::Ints(vec![0, 2, 1]))]);
+    graph.add_output(t);
+    graph.add_output(z);
+    let lines = compared(graph, &[vec![noise(&[2, 5, 20], 3)], vec![noise(&[1, 70, 20], 4)], vec![noise(&[2, 5, 20], 5)]]);
+    let by = |name: &str| lines.iter().find(|l| l.starts_with(name)).unwrap_or_else(|| panic!("no {name} in {lines:?}")).contains("by cuda");
+    assert!(by("soft") && by("join") && by("turn") && !by("sums"), "{lines:?}");
+}
+
+#[test]
+#[ignore = "needs a device, or the stand-in driver"]
+fn shapes_may_depend_on_elements() {
+    let mut graph = Graph::new("shapes");
+    let (x, shape) = (input(&mut graph, "x", DType::F32, 2), input(&mut graph, "shape", DType::I64, 1));
+    let y = node(&mut graph, "scale", "Tanh", &[x], &[]);
+    let y = node(&mut graph, "form", "Reshape", &[y, shape], &[]);
+    let found = node(&mut graph, "found", "NonZero", &[y], &[]);
+    let y = node(&mut graph, "bend", "Sigmoid", &[y], &[]);
+    let found = node(&mut graph, "twice", "Mul", &[found, found], &[]);
+    graph.add_output(found);
+    graph.add_output(y);
+    let shape = |dims: &[i64]| Tensor::from_slice(&[dims.len()], dims).expect("numbers");
+    compared(graph, &[vec![noise(&[4, 6], 1), shape(&[3, 8])], vec![noise(&[4, 6], 2), shape(&[2, 2, 6])]]);
+}
+
+#[test]
+#[ignore = "needs a device, or the stand-in driver"]
+fn outputs_may_be_inputs_and_constants() {
+    let mut graph = Graph::new("nothing");
+    let x = input(&mut graph, "x", DType::F32, 1);
+    let c = graph.add_constant("c", noise(&[3], 1));
+    let y = node(&mut graph, "y", "Add", &[x, c], &[]);
+    for value in [x, c, y, y] {
+        graph.add_output(value);
+    }
+    compared(graph, &[vec![noise(&[3], 2)]]);
+}
