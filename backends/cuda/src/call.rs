@@ -86,6 +86,12 @@ impl Calls {
         self
     }
 
+    /// The launches of both, of which `other` has no scratch memory of its own.
+    pub(crate) fn followed_by(mut self, other: Calls) -> Calls {
+        self.calls.extend(other.calls);
+        self
+    }
+
     /// The last launch with dynamic shared memory.
     pub(crate) fn shared(mut self, bytes: usize) -> Calls {
         if let Some(last) = self.calls.last_mut() {

@@ -1,7 +1,7 @@
 //! Reductions, softmax and normalisations: what looks at a whole row of elements.
 
-use super::{Site, elementwise::function};
-use crate::call::{Argument, Calls, repeated, walk};
+use super::{Site, elementwise::function, movement::copy};
+use crate::call::{Argument, Calls, repeated, row_major, walk};
 use millstream_graph::{InferCx, Op};
 use millstream_ops::{
     norm::{
@@ -83,7 +83,7 @@ pub(super) fn select(site: &Site<'_>) -> Option<Calls> {
         // Before opset 13 this axis and all after it are one line.
         let (rows, length) = rows_from(x, at);
         if !axis.flatten && length != x[at] {
-            return None;
+            return across(site, name, at);
         }
         let arguments = vec![Argument::Input(0, 0), Argument::Output(0, 0), Argument::count(rows), Argument::count(length)];
         return Some(by_rows(name, site.float()?, rows, length, arguments));
@@ -104,6 +104,20 @@ pub(super) fn select(site: &Site<'_>) -> Option<Calls> {
     }
     let numbers = [Argument::count(rows), Argument::count(length), Argument::F32(rows_of.epsilon)];
     Some(by_rows(name, site.float()?, rows, length, operands.into_iter().chain(numbers).collect()))
+}
+
+/// A softmax along an axis that is not the last: lines become rows and lines again.
+fn across(site: &Site<'_>, name: &str, axis: usize) -> Option<Calls> {
+    let (x, y) = (site.dims(0)?, site.output()?);
+    let (outer, length, inner) = (x[..axis].iter().product::<usize>(), x[axis], x[axis + 1..].iter().product::<usize>());
+    let (rows, turned) = (outer * inner, [outer, inner, length]);
+    // Where the elements of a row lie among the lines.
+    let lines = [(length * inner) as i64, 1, inner as i64];
+    let own = row_major(&turned);
+    let room = || Argument::Scratch(0);
+    let calls = copy(Calls::new().scratch(y.bytes()), y.dtype, &turned, (Argument::Input(0, 0), &lines), (room(), &own))?;
+    let soft = by_rows(name, site.float()?, rows, length, vec![room(), room(), Argument::count(rows), Argument::count(length)]);
+    copy(calls.followed_by(soft), y.dtype, &turned, (room(), &own), (Argument::Output(0, 0), &lines))
 }
 
 /// Rows and their length if everything from `axis` on is a row.
@@ -148,7 +162,7 @@ fn by_channel(site: &Site<'_>) -> Option<Calls> {
     let (n, size) = (x.iter().product::<usize>(), site.output()?.dtype.size());
     let mut own = vec![1; x.len()];
     own[1] = channels;
-    let walk = walk(x, [&crate::call::row_major(x), &repeated(&own, x)?])?;
+    let walk = walk(x, [&row_major(x), &repeated(&own, x)?])?;
     let vector = |calls: Calls, name: &str, a, b, y| {
         calls.call(format!("binary_{name}_{dtype}"), channels, 1024, vec![a, b, y, Argument::count(channels), Argument::I32(1), Argument::I32(1)])
     };
