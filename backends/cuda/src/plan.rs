@@ -303,7 +303,7 @@ impl Planner<'_> {
     }
 
     /// A value where the host finds it, which it is fetched to if it is not there.
-    fn to_host(&mut self, value: ValueId) -> Result<Option<OnHost>, RunError> {
+    fn fetched(&mut self, value: ValueId) -> Result<Option<OnHost>, RunError> {
         let Some(held) = self.held.get(&value).cloned() else { return Ok(None) };
         let host = match (held.host, held.device) {
             (Some(host), _) => host,
@@ -377,7 +377,7 @@ impl Planner<'_> {
                 inputs.push(None);
                 continue;
             };
-            let from = match self.to_host(*value)? {
+            let from = match self.fetched(*value)? {
                 Some(OnHost::Buffer(buffer)) => Leaving::Arena(buffer, *spec),
                 Some(OnHost::Given(i)) => Leaving::Given(i, *spec),
                 Some(OnHost::Constant(tensor)) => Leaving::Constant(tensor),
@@ -414,7 +414,7 @@ impl Planner<'_> {
         leaving.dedup();
         for value in leaving {
             let Some(spec) = self.held.get(&value).map(|h| h.spec) else { continue };
-            let from = match self.to_host(value)? {
+            let from = match self.fetched(value)? {
                 Some(OnHost::Buffer(buffer)) => Leaving::Arena(buffer, spec),
                 Some(OnHost::Given(i)) => Leaving::Given(i, spec),
                 Some(OnHost::Constant(tensor)) => Leaving::Constant(tensor),
