@@ -8,8 +8,8 @@ use std::{
     time::Duration,
 };
 
-use millstream_io::{Watch, Watched, watch_model};
-use millstream_runtime::{Deployment, FnHandler, LoadModel, ModelHandler, StageError, Start, handler};
+use millstream_io::{Watch, WatchOptions, Watched, watch_model};
+use millstream_runtime::{Canary, Deployment, FnHandler, LoadModel, ModelHandler, StageError, Start, handler};
 
 struct Folder(PathBuf);
 
@@ -98,4 +98,33 @@ fn a_pattern_that_is_none_is_refused() {
     let deployment = Deployment::new(LoadModel::new(|| Ok(named("1".to_owned(), 1)))).unwrap();
     let refused = watch_model(&deployment, "a[", Duration::from_secs(1), |_| LoadModel::new(|| Err(StageError::permanent("never"))), |_| {});
     assert!(refused.is_err());
+}
+
+/// What is there when the watch begins goes on trial; without records nothing decides, and the end of the watch calls it off.
+#[test]
+fn a_candidate_goes_on_trial_from_the_start() {
+    let folder = Folder::new("trial");
+    folder.write("a.model", "2");
+    let deployment = Deployment::new(LoadModel::new(|| Ok(named("1".to_owned(), 1)))).unwrap();
+    let (pattern, (sender, told)) = (folder.0.join("*.model").display().to_string(), channel());
+    let load = |_: &Path| LoadModel::new(|| Ok(named("2".to_owned(), 2)));
+    let mut rules = Canary::default();
+    let tell = move |what: Watched<'_>| {
+        let Watched::Tried(_, verdict) = what else { panic!("{what:?}") };
+        let _ = sender.send(verdict.clone());
+    };
+    rules.within = Duration::from_millis(50);
+    let options = WatchOptions::new(Duration::from_millis(10)).trial(rules).present();
+    let watch = watch_model(&deployment, &pattern, options, load, tell.clone()).unwrap();
+    let verdict = told.recv_timeout(Duration::from_secs(10)).expect("the trial ends in time");
+    assert!(!verdict.promoted && verdict.why.contains("0 of 100 batches in 50ms"), "{verdict:?}");
+    drop(watch);
+    rules.within = Duration::from_secs(600);
+    let options = WatchOptions::new(Duration::from_millis(10)).trial(rules).present();
+    let watch = watch_model(&deployment, &pattern, options, load, tell).unwrap();
+    thread::sleep(Duration::from_millis(100));
+    drop(watch);
+    let verdict = told.recv_timeout(Duration::from_secs(10)).expect("the trial is over");
+    assert!(!verdict.promoted && verdict.why.contains("called off"), "{verdict:?}");
+    assert_eq!(deployment.current().unwrap().id.version, "1");
 }

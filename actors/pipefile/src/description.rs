@@ -1,9 +1,8 @@
 //! What a pipeline is made of and what it may hold, before it runs: what `--dry` prints.
 
-use std::fmt;
+use std::{fmt, time::Duration};
 
-use millstream_engine::Workspace;
-use millstream_runtime::{ModelHandler, Outline};
+use millstream_runtime::Outline;
 use serde::Serialize;
 
 use crate::{file::PipelineFile, stages::Inference, units::show_bytes};
@@ -24,6 +23,10 @@ pub struct Description {
     pub stages: Vec<StagePlan>,
     /// The models.
     pub models: Vec<ModelPlan>,
+    /// Stages that stand and fall together, and how their crashes are answered.
+    pub groups: Vec<String>,
+    /// How long records wait before a stage that follows its load gets another thread; `None` where none does.
+    pub scaling_delay: Option<Duration>,
 }
 
 /// A stage before it runs.
@@ -34,8 +37,12 @@ pub struct StagePlan {
     pub name: String,
     /// Its kind in the file; `None` for what stands beside a stage of the file.
     pub kind: Option<&'static str>,
-    /// How many threads run it.
+    /// How many threads run it; the most, where they follow the load.
     pub replicas: usize,
+    /// The fewest.
+    pub fewest_replicas: usize,
+    /// The group of stages that it stands and falls with.
+    pub group: Option<String>,
     /// The stages that it takes from.
     pub takes_from: Vec<String>,
     /// How many records may wait on the edge into it; `None` for a source.
@@ -62,14 +69,22 @@ pub struct ModelPlan {
     pub fitting_batch: Option<usize>,
     /// Dims of the model's inputs for which 1 stands here, because neither the model nor the file says what they are.
     pub open_dims: Vec<String>,
+    /// The most sequences whose state it holds, for a model that remembers.
+    pub sequences: Option<usize>,
+    /// What a sequence's state takes when it begins.
+    pub first_state_bytes: Option<u64>,
+    /// The most bytes of all states; `None` without a limit.
+    pub state_bytes: Option<u64>,
+    /// How newer versions of it come into place, where they do.
+    pub versions: Option<String>,
 }
 
 impl ModelPlan {
     fn new(inference: &Inference, outline: &Outline) -> Self {
-        let Inference { stage, handler, example, open, most } = inference;
-        let run_bytes = outline.stages.iter().find(|other| other.name == *stage).and_then(|stage| stage.run_bytes);
-        let largest_batch = (*most).min(handler.max_batch().unwrap_or(usize::MAX));
-        let bytes = |batch: usize| handler.plan_bytes(&mut Workspace::with_limit(usize::MAX), &vec![example; batch]);
+        let stage = outline.stages.iter().find(|other| other.name == inference.stage);
+        let run_bytes = stage.and_then(|stage| stage.run_bytes);
+        let largest_batch = inference.most.min(inference.max_batch().unwrap_or(usize::MAX));
+        let bytes = |batch: usize| inference.plan_bytes(batch);
         let largest_batch_bytes = bytes(largest_batch);
         let fits = |batch: usize| bytes(batch).zip(run_bytes).is_none_or(|(bytes, limit)| bytes <= limit);
         let fitting_batch = largest_batch_bytes.map(|_| {
@@ -82,13 +97,17 @@ impl ModelPlan {
             fitting
         });
         ModelPlan {
-            stage: stage.clone(),
-            weight_bytes: handler.model_bytes(),
+            stage: inference.stage.clone(),
+            weight_bytes: inference.weight_bytes,
             largest_batch,
             largest_batch_bytes,
             run_bytes,
             fitting_batch,
-            open_dims: open.clone(),
+            open_dims: inference.open.clone(),
+            sequences: inference.sequences.map(|(most, _)| most),
+            first_state_bytes: inference.sequences.map(|(_, bytes)| bytes),
+            state_bytes: stage.and_then(|stage| stage.state_bytes),
+            versions: inference.versions.clone(),
         }
     }
 }
@@ -99,6 +118,8 @@ impl Description {
             name: stage.name.clone(),
             kind: file.nodes.iter().find(|node| node.name == stage.name).map(|node| node.kind),
             replicas: stage.replicas,
+            fewest_replicas: stage.fewest,
+            group: stage.name.split('.').next().and_then(|node| file.settings.supervised.group_of(node)).map(str::to_owned),
             takes_from: stage.takes_from.iter().map(|before| outline.stages[*before].name.clone()).collect(),
             edge_records: stage.edge.map(|edge| edge.records),
             edge_bytes: stage.edge.map(|edge| edge.bytes).filter(|bytes| *bytes != u64::MAX),
@@ -109,6 +130,8 @@ impl Description {
             record_bytes: outline.record_bytes,
             spans: file.settings.telemetry.as_ref().map(|telemetry| (telemetry.url.value.clone(), telemetry.sample)),
             stages: stages.collect(),
+            groups: file.settings.supervised.groups.iter().map(ToString::to_string).collect(),
+            scaling_delay: outline.stages.iter().any(|stage| stage.fewest < stage.replicas).then_some(file.settings.scaling.delay),
             models: inferences.iter().map(|inference| ModelPlan::new(inference, &outline)).collect(),
         }
     }
@@ -121,7 +144,11 @@ impl fmt::Display for Description {
         let row = |stage: &StagePlan| {
             let edge = stage.edge_records.map_or_else(|| "-".to_owned(), |records| format!("{records} records, {}", limit(stage.edge_bytes)));
             let before = if stage.takes_from.is_empty() { "-".to_owned() } else { stage.takes_from.join(", ") };
-            [stage.name.clone(), stage.kind.unwrap_or("-").to_owned(), stage.replicas.to_string(), before, edge]
+            let replicas = match stage.fewest_replicas {
+                fewest if fewest < stage.replicas => format!("{fewest} to {}", stage.replicas),
+                _ => stage.replicas.to_string(),
+            };
+            [stage.name.clone(), stage.kind.unwrap_or("-").to_owned(), replicas, before, edge]
         };
         let rows: Vec<[String; 5]> = std::iter::once(head).chain(self.stages.iter().map(row)).collect();
         let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
@@ -142,6 +169,10 @@ impl fmt::Display for Description {
         if let Some((url, share)) = &self.spans {
             writeln!(f, "spans of {} % of the records go to {url}", share * 100.0)?;
         }
+        if let Some(delay) = self.scaling_delay {
+            writeln!(f, "stages with a range of replicas get another where records would wait longer than {delay:?}")?;
+        }
+        self.groups.iter().try_for_each(|group| writeln!(f, "{group}"))?;
         for model in &self.models {
             write!(f, "model of `{}`: weights {}, a batch of {} takes ", model.stage, show_bytes(model.weight_bytes), model.largest_batch)?;
             match model.largest_batch_bytes {
@@ -152,6 +183,12 @@ impl fmt::Display for Description {
                 Some(0) => write!(f, "; NOT ONE EXAMPLE FITS")?,
                 Some(fitting) if fitting < model.largest_batch => write!(f, "; batches of more than {fitting} are divided")?,
                 _ => {}
+            }
+            if let (Some(most), Some(bytes)) = (model.sequences, model.first_state_bytes) {
+                write!(f, "; remembers {most} sequences, which begin with {}, of {}", show_bytes(bytes), limit(model.state_bytes))?;
+            }
+            if let Some(versions) = &model.versions {
+                write!(f, "; {versions}")?;
             }
             if !model.open_dims.is_empty() {
                 write!(f, "; 1 stands for {}, unless `dims` says more", model.open_dims.join(", "))?;

@@ -115,6 +115,8 @@ impl PipelineFile {
         let mut drafts = drafts(&table);
         table.done();
         drafts.sort_by_key(|draft| draft.table.span.start);
+        let names: Vec<_> = drafts.iter().map(|draft| (draft.name.value.as_str(), draft.role == Role::Source)).collect();
+        settings.supervised.check(&names, &findings);
         let order = connect(&mut drafts, &findings);
         let nodes: Option<Vec<Node>> = drafts.into_iter().map(Draft::node).collect();
         match (nodes, order) {
@@ -163,6 +165,16 @@ impl Node {
             Part::Stage(stage) => stage.ways().map_or_else(|| self.name.clone(), |ways| format!("{}.{}", self.name, ways[way])),
             Part::Source(_) | Part::Sink(_) => self.name.clone(),
         }
+    }
+
+    /// What people call it: its name, its kind if that is another word, and how many threads run it.
+    pub(crate) fn title(&self) -> String {
+        let title = if self.name == self.kind { self.name.clone() } else { format!("{}: {}", self.name, self.kind) };
+        let replicas = match &self.part {
+            Part::Stage(stage) => stage.options().map(ToString::to_string).unwrap_or_default(),
+            Part::Source(_) | Part::Sink(_) => String::new(),
+        };
+        if replicas.is_empty() { title } else { format!("{title} {replicas}") }
     }
 
     /// What it does, for people.

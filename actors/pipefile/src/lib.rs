@@ -40,6 +40,7 @@ mod settings;
 mod sinks;
 mod sources;
 mod stages;
+mod supervision;
 mod table;
 mod tensors;
 mod units;

@@ -1,6 +1,6 @@
 //! What stages of all kinds can be told: replicas, errors, growth.
 
-use std::time::Duration;
+use std::{fmt, ops::RangeInclusive, time::Duration};
 
 use millstream_runtime::{ModelHandler, RunInference, SinkOptions, StageOptions};
 
@@ -17,7 +17,7 @@ enum Failing {
 /// Options of a stage.
 #[derive(Clone)]
 pub(crate) struct NodeOptions {
-    pub(crate) replicas: usize,
+    replicas: RangeInclusive<usize>,
     failing: Failing,
     /// Records go into dead letters as JSON.
     letter_payload: bool,
@@ -27,7 +27,7 @@ pub(crate) struct NodeOptions {
 impl NodeOptions {
     /// For a stage.
     pub(crate) fn for_stage(table: &Table<'_>) -> Self {
-        let mut options = NodeOptions::for_sink(table);
+        let mut options = NodeOptions::with_replicas(table, replicas(table));
         options.expansion = table.read_if::<f64>("expansion", |factor| *factor >= 0.0, "at least 0").map(|factor| factor.value);
         options
     }
@@ -35,13 +35,17 @@ impl NodeOptions {
     /// For a sink, from which nothing goes on.
     pub(crate) fn for_sink(table: &Table<'_>) -> Self {
         let replicas = table.count("replicas").unwrap_or(1);
+        NodeOptions::with_replicas(table, replicas..=replicas)
+    }
+
+    fn with_replicas(table: &Table<'_>, replicas: RangeInclusive<usize>) -> Self {
         let letter_payload = table.read("letter_payload").is_some_and(|keep| keep.value);
         NodeOptions { replicas, failing: failing(table), letter_payload, expansion: None }
     }
 
     /// As the options of a stage from records to records.
     pub(crate) fn stage(&self) -> StageOptions<Row, Row> {
-        let mut options = StageOptions::new().replicas(self.replicas).measure(Row::bytes);
+        let mut options = StageOptions::new().replicas(self.replicas.clone()).measure(Row::bytes);
         if let Some(factor) = self.expansion {
             options = options.expansion(factor);
         }
@@ -57,7 +61,7 @@ impl NodeOptions {
 
     /// As the options of a sink.
     pub(crate) fn sink(&self) -> SinkOptions<Row> {
-        let mut options = SinkOptions::new().replicas(self.replicas);
+        let mut options = SinkOptions::new().replicas(*self.replicas.end());
         if self.letter_payload {
             options = options.letter_payload(as_json);
         }
@@ -70,7 +74,7 @@ impl NodeOptions {
 
     /// As options of a stage that runs a model.
     pub(crate) fn infer<H: ModelHandler>(&self, run: RunInference<Row, H>) -> RunInference<Row, H> {
-        let mut run = run.replicas(self.replicas);
+        let mut run = run.replicas(self.replicas.clone());
         if let Some(factor) = self.expansion {
             run = run.expansion(factor);
         }
@@ -81,6 +85,30 @@ impl NodeOptions {
             Failing::Skip => run,
             Failing::Retry { times, backoff } => run.retry(times, backoff),
             Failing::Fail => run.fail_on_error(),
+        }
+    }
+}
+
+/// How many threads run it, where it is not one.
+impl fmt::Display for NodeOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (*self.replicas.start(), *self.replicas.end()) {
+            (1, 1) => Ok(()),
+            (fewest, most) if fewest == most => write!(f, "× {most}"),
+            (fewest, most) => write!(f, "× {fewest} to {most}"),
+        }
+    }
+}
+
+/// `replicas = 2`, or `[1, 4]` for a stage that follows its load.
+fn replicas(table: &Table<'_>) -> RangeInclusive<usize> {
+    let Some(replicas) = table.read::<Vec<usize>>("replicas") else { return 1..=1 };
+    match replicas.value[..] {
+        [replicas] if replicas > 0 => replicas..=replicas,
+        [fewest, most] if fewest > 0 && fewest <= most => fewest..=most,
+        _ => {
+            table.findings.hint(&replicas.span, "`replicas` must be a number of threads, or the fewest and the most", "as in 2, or [1, 4]");
+            1..=1
         }
     }
 }

@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use millstream_io::{CheckpointFolder, letters};
-use millstream_runtime::{CheckpointOptions, Order, Pipeline, Supervision};
+use millstream_runtime::{CheckpointOptions, Order, Pipeline, Scaling};
 use millstream_telemetry::{Otlp, TelemetryError};
 
 use crate::{
     build::Workshop,
+    supervision::Supervised,
     table::{At, Size, Table},
 };
 
@@ -19,7 +20,8 @@ pub(crate) struct Settings {
     edge_records: Option<u32>,
     order: Order,
     commit_every: Option<Duration>,
-    supervision: Supervision,
+    pub(crate) supervised: Supervised,
+    pub(crate) scaling: Scaling,
     dead_letters: Option<String>,
     pub(crate) checkpoints: Option<Stored>,
     pub(crate) metrics: Option<At<String>>,
@@ -62,14 +64,15 @@ impl Settings {
             (order, None) => order,
         };
         let name = table.read("name").map_or(stem, |name| name.value);
-        Settings {
+        let settings = Settings {
             telemetry: table.table("telemetry").and_then(|table| telemetry(&table, &name)),
             name,
             memory_budget: table.read_if::<Size>("memory_budget", |size| size.0 > 0, "more than nothing").map(|size| size.value.0),
             edge_records: small("edge_records"),
             order,
             commit_every: table.read("commit_every").map(|time| time.value),
-            supervision: table.table("supervision").map_or_else(Supervision::default, |table| supervision(&table)),
+            supervised: Supervised::read(table),
+            scaling: table.table("scaling").map_or_else(Scaling::default, |table| scaling(&table)),
             dead_letters: table.table("dead_letters").and_then(|letters| {
                 let path = letters.need::<String>("path");
                 letters.done();
@@ -86,11 +89,16 @@ impl Settings {
                 metrics.done();
                 address
             }),
+        };
+        if let (Some(place), Some(_)) = (&settings.supervised.quarantine, &settings.checkpoints) {
+            let hint = "checkpoints do not hold what is in the dead letters";
+            table.findings.hint(place, "`exceeded = \"quarantine\"` and `checkpoints` exclude each other", hint);
         }
+        settings
     }
 
     pub(crate) fn apply(&self, pipeline: Pipeline, workshop: &Workshop<'_>) -> Pipeline {
-        let mut pipeline = pipeline.order(self.order).supervision(self.supervision);
+        let mut pipeline = self.supervised.apply(pipeline).order(self.order).scaling(self.scaling);
         if let Some(bytes) = self.memory_budget {
             pipeline = pipeline.memory_budget(bytes);
         }
@@ -130,20 +138,16 @@ fn telemetry(table: &Table<'_>, name: &str) -> Option<Telemetry> {
     Some(telemetry)
 }
 
-fn supervision(table: &Table<'_>) -> Supervision {
-    let mut supervision = Supervision::default();
-    if let Some(restarts) = table.read_if::<u64>("restarts", |restarts| u32::try_from(*restarts).is_ok(), "below 4294967296") {
-        supervision.restarts = u32::try_from(restarts.value).unwrap_or(u32::MAX);
-    }
+fn scaling(table: &Table<'_>) -> Scaling {
+    let mut scaling = Scaling::default();
     let time = |key, into: &mut Duration| {
-        if let Some(time) = table.read::<Duration>(key) {
+        if let Some(time) = table.read_if::<Duration>(key, |time| !time.is_zero(), "more than nothing") {
             *into = time.value;
         }
     };
-    time("within", &mut supervision.within);
-    time("backoff", &mut supervision.backoff);
-    time("max_backoff", &mut supervision.max_backoff);
-    time("healthy", &mut supervision.healthy);
+    time("delay", &mut scaling.delay);
+    time("every", &mut scaling.every);
+    time("cooldown", &mut scaling.cooldown);
     table.done();
-    supervision
+    scaling
 }

@@ -5,6 +5,7 @@
 
 use std::{cell::RefCell, time::Duration};
 
+use serde_json::Value as Json;
 use toml::{
     Spanned,
     de::{DeTable, DeValue},
@@ -306,6 +307,24 @@ impl<T: FromToml> FromToml for Vec<T> {
         let Some(items) = value.items() else { return Ok(vec![T::read(value)?]) };
         let read: Vec<_> = items.iter().filter_map(|item| item.read_or_report::<T>()).map(|item| item.value).collect();
         if read.len() == items.len() { Ok(read) } else { Err(Wrong::Reported) }
+    }
+}
+
+/// Text, a number, a flag, or a list of these.
+impl FromToml for Json {
+    fn what() -> String {
+        "text, a number, a flag or a list of these".to_owned()
+    }
+
+    fn read(value: &Value<'_>) -> Result<Self, Wrong> {
+        match value.inner {
+            DeValue::String(text) => Ok(Json::from(text.as_ref())),
+            DeValue::Boolean(flag) => Ok(Json::from(*flag)),
+            DeValue::Integer(number) => i64::from_str_radix(number.as_str(), number.radix()).map(Json::from).map_err(|_| Wrong::Kind),
+            DeValue::Float(_) => f64::read(value).map(Json::from),
+            DeValue::Array(_) => value.items().unwrap_or_default().iter().map(Json::read).collect(),
+            DeValue::Datetime(_) | DeValue::Table(_) => Err(Wrong::Kind),
+        }
     }
 }
 

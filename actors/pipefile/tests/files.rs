@@ -28,7 +28,7 @@ fn every_problem_is_reported_where_it_is() {
         let expected = fs::read_to_string(path.with_extension("txt")).unwrap_or_default();
         assert_eq!(problems.to_string().trim_end(), expected.trim_end(), "{name}");
     }
-    assert_eq!(files, 8);
+    assert_eq!(files, 9);
 }
 
 /// Every pipeline that the documentation shows is one.
@@ -276,6 +276,15 @@ const PIECES: &[&str] = &[
     "\"event_time\"\n",
     "\"join\"\n",
     "\"window\"\n",
+    "[[group]]\n",
+    "[scaling]\n",
+    "stages = ",
+    "strategy = ",
+    "exceeded = \"quarantine\"\n",
+    "canary = ",
+    "sequence = ",
+    "shared = ",
+    "replicas = [1, 3]\n",
     "\"a\"\n",
     "\"a.b\"\n",
     "'n >= 3'\n",

@@ -6,7 +6,7 @@ use std::{
     collections::BTreeSet,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     thread,
     time::{Duration, Instant},
@@ -240,6 +240,17 @@ fn a_trial_without_traffic_ends_in_time() {
     rules.within = ms(50);
     let verdict = deployment.canary(alive.model(2, 0, Fault::None), rules).unwrap();
     assert!(!verdict.promoted && verdict.why.contains("0 of 100"), "{verdict:?}");
+}
+
+#[test]
+fn a_trial_can_be_called_off() {
+    let alive = Alive::default();
+    let deployment = Deployment::new(alive.model(1, 0, Fault::None)).unwrap();
+    let asked = AtomicU64::new(0);
+    let called_off = || asked.fetch_add(1, Ordering::SeqCst) == 2;
+    let verdict = deployment.canary_until(alive.model(2, 0, Fault::None), Canary::default(), called_off).unwrap();
+    assert!(!verdict.promoted && verdict.why == "it was called off after 0 of 100 batches", "{verdict:?}");
+    assert_eq!((deployment.current().unwrap().id.version.as_str(), alive.count()), ("1", 1));
 }
 
 #[test]

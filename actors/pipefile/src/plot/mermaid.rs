@@ -15,13 +15,20 @@ pub(super) fn draw(nodes: &[Drawn<'_>], lines: &[Line]) -> String {
             Shape::Split => ("{", "}"),
             Shape::Sink => ("[(", ")]"),
         };
-        let title = if node.name == node.kind { node.kind.to_owned() } else { format!("{}: {}", node.name, node.kind) };
         let detail = if node.detail.is_empty() { String::new() } else { format!("<br/>{}", escape(&node.detail, MOST)) };
-        text += &format!("    {}{open}\"{title}{detail}\"{close}\n", id(node.name));
+        text += &format!("    {}{open}\"{}{detail}\"{close}\n", id(node.name), node.title);
     }
     for line in lines {
         let way = line.way.as_ref().map_or_else(String::new, |way| format!("|{way}|"));
         text += &format!("    {} -->{way} {}\n", id(nodes[line.from].name), id(nodes[line.to].name));
+    }
+    let mut groups: Vec<&str> = nodes.iter().filter_map(|node| node.group).collect();
+    groups.sort_unstable();
+    groups.dedup();
+    for group in groups {
+        text += &format!("    subgraph group.{group} [\"{group}\"]\n");
+        nodes.iter().filter(|node| node.group == Some(group)).for_each(|node| text += &format!("        {}\n", id(node.name)));
+        text += "    end\n";
     }
     text
 }

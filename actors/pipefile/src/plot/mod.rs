@@ -18,8 +18,10 @@ pub enum Plot {
 /// What a drawing shows of a node.
 struct Drawn<'f> {
     name: &'f str,
-    kind: &'static str,
+    title: String,
     detail: String,
+    /// The nodes that it stands and falls with.
+    group: Option<&'f str>,
     shape: Shape,
 }
 
@@ -51,7 +53,7 @@ impl PipelineFile {
                 Part::Stage(_) if node.kind == "infer" => Shape::Model,
                 Part::Stage(_) => Shape::Stage,
             };
-            Drawn { name: &node.name, kind: node.kind, detail: node.detail(), shape }
+            Drawn { name: &node.name, title: node.title(), detail: node.detail(), group: self.settings.supervised.group_of(&node.name), shape }
         };
         let place = |index: usize| self.order.iter().position(|other| *other == index).unwrap_or(0);
         let mut lines = Vec::new();

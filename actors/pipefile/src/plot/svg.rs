@@ -47,9 +47,12 @@ pub(super) fn draw(nodes: &[Drawn<'_>], lines: &[Line]) -> String {
             Shape::Sink => ("#f6e0e0", 26),
         };
         svg += &format!("<rect x=\"{x}\" y=\"{y}\" width=\"{WIDTH}\" height=\"{HEIGHT}\" rx=\"{round}\" fill=\"{fill}\" stroke=\"#555\"/>\n");
-        let title = if node.name == node.kind { node.name.to_owned() } else { format!("{}: {}", node.name, node.kind) };
+        if let Some(group) = node.group {
+            let (x, y) = (x + WIDTH - 4, y - 4);
+            svg += &format!("<text x=\"{x}\" y=\"{y}\" font-size=\"10\" text-anchor=\"end\" fill=\"#555\">group {}</text>\n", escape(group, MOST / 2));
+        }
         let middle = x + WIDTH / 2;
-        svg += &format!("<text x=\"{middle}\" y=\"{}\" font-size=\"13\" text-anchor=\"middle\">{}</text>\n", y + 22, escape(&title, MOST));
+        svg += &format!("<text x=\"{middle}\" y=\"{}\" font-size=\"13\" text-anchor=\"middle\">{}</text>\n", y + 22, escape(&node.title, MOST));
         svg +=
             &format!("<text x=\"{middle}\" y=\"{}\" font-size=\"10\" text-anchor=\"middle\" fill=\"#555\">{}</text>\n", y + 40, escape(&node.detail, MOST + 6));
     }

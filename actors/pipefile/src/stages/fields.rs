@@ -44,6 +44,10 @@ impl StagePart for Fields {
         parts.join("; ")
     }
 
+    fn options(&self) -> Option<&NodeOptions> {
+        Some(&self.options)
+    }
+
     fn attach(&self, name: &str, flow: Flow<Row>, _: &mut Workshop<'_>) -> Option<Vec<Flow<Row>>> {
         let (rename, keep, drop) = (self.rename.clone(), self.keep.clone(), self.drop.clone());
         each(name, &self.options, flow, move |row| {

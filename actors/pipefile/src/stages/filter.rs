@@ -39,6 +39,10 @@ impl StagePart for Filter {
         self.when.to_string()
     }
 
+    fn options(&self) -> Option<&NodeOptions> {
+        Some(&self.options)
+    }
+
     fn attach(&self, name: &str, flow: Flow<Row>, _: &mut Workshop<'_>) -> Option<Vec<Flow<Row>>> {
         let when = self.when.clone();
         Some(vec![flow.stage(name, self.options.stage(), move |_| Ok(Keep(when.clone())))])

@@ -29,6 +29,10 @@ impl StagePart for Parse {
         self.field.clone()
     }
 
+    fn options(&self) -> Option<&NodeOptions> {
+        Some(&self.options)
+    }
+
     fn attach(&self, name: &str, flow: Flow<Row>, _: &mut Workshop<'_>) -> Option<Vec<Flow<Row>>> {
         let (field, into) = (self.field.clone(), self.into.clone());
         each(name, &self.options, flow, move |row| {

@@ -64,6 +64,10 @@ impl StagePart for Label {
         format!("{most} of {}", self.field.value)
     }
 
+    fn options(&self) -> Option<&NodeOptions> {
+        Some(&self.options)
+    }
+
     fn attach(&self, name: &str, flow: Flow<Row>, workshop: &mut Workshop<'_>) -> Option<Vec<Flow<Row>>> {
         let labels: Option<Arc<[String]>> = match &self.labels {
             Labels::Here(labels) => Some(labels.clone().into()),

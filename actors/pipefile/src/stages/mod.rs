@@ -33,6 +33,11 @@ pub(crate) trait StagePart: Send + Sync {
     /// What it does, for people.
     fn detail(&self) -> String;
 
+    /// What it was told as stages of all kinds can be.
+    fn options(&self) -> Option<&NodeOptions> {
+        None
+    }
+
     /// The names of its ways out, where it has several.
     fn ways(&self) -> Option<Vec<String>> {
         None

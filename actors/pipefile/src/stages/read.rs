@@ -33,6 +33,10 @@ impl StagePart for Read {
         self.head.map_or_else(|| "whole files".to_owned(), |head| format!("the first {}", show_bytes(head)))
     }
 
+    fn options(&self) -> Option<&NodeOptions> {
+        Some(&self.options)
+    }
+
     fn attach(&self, name: &str, flow: Flow<Row>, _: &mut Workshop<'_>) -> Option<Vec<Flow<Row>>> {
         let (field, into) = (self.field.clone(), self.into.clone());
         // Nothing is read beyond what memory could hold.

@@ -41,6 +41,10 @@ impl StagePart for ToTensor {
         format!("{} as {}[{length}]", self.field, self.dtype)
     }
 
+    fn options(&self) -> Option<&NodeOptions> {
+        Some(&self.options)
+    }
+
     fn attach(&self, name: &str, flow: Flow<Row>, _: &mut Workshop<'_>) -> Option<Vec<Flow<Row>>> {
         let (field, into, dtype, fit) = (self.field.clone(), self.into.clone(), self.dtype, self.fit);
         each(name, &self.options, flow, move |row| {

@@ -32,10 +32,14 @@ impl Folder {
         text.lines().map(|line| serde_json::from_str(line).expect("a line of JSON")).collect()
     }
 
+    /// This pipeline, whose paths begin here.
+    pub fn open(&self, text: &str) -> PipelineFile {
+        PipelineFile::parse("test.toml", text, &self.0).unwrap_or_else(|problems| panic!("{problems}"))
+    }
+
     /// Runs this pipeline to its end.
     pub fn run(&self, text: &str) -> Report {
-        let file = PipelineFile::parse("test.toml", text, &self.0).unwrap_or_else(|problems| panic!("{problems}"));
-        file.spawn(&no_models()).unwrap_or_else(|error| panic!("{error}")).join().expect("nothing fails")
+        self.open(text).spawn(&no_models()).unwrap_or_else(|error| panic!("{error}")).join().expect("nothing fails")
     }
 }
 

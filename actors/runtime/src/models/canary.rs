@@ -11,6 +11,9 @@ use std::{
 use super::version::{Version, VersionInfo};
 use crate::{error::StageError, infer::ModelHandler, panics::guard, stage::Start};
 
+/// How often somebody asks whether the trial is called off.
+const LOOK: Duration = Duration::from_millis(20);
+
 /// How a version is tried.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
@@ -127,26 +130,32 @@ impl<H: ModelHandler> Trial<H> {
         info.failed as f64 > self.rules.max_failures * self.rules.batches as f64
     }
 
-    /// Waits until it has had its batches, or its time.
-    pub(super) fn wait(&self) {
+    /// Waits until it has had its batches, or its time, or is called off; whether it was.
+    pub(super) fn wait(&self, called_off: impl Fn() -> bool) -> bool {
         let deadline = Instant::now() + self.rules.within;
         let mut over = self.over.lock().unwrap_or_else(PoisonError::into_inner);
         while !*over {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                return;
+                return false;
             }
-            over = self.ended.wait_timeout(over, left).unwrap_or_else(PoisonError::into_inner).0;
+            if called_off() {
+                return true;
+            }
+            over = self.ended.wait_timeout(over, left.min(LOOK)).unwrap_or_else(PoisonError::into_inner).0;
         }
+        false
     }
 
     /// Whether it may take the old version's place, and why.
-    pub(super) fn judge(&self, stable: VersionInfo) -> Verdict {
+    pub(super) fn judge(&self, stable: VersionInfo, called_off: bool) -> Verdict {
         let candidate = self.version.uses.of(&self.version.id);
         let rules = &self.rules;
         let slowdown = if stable.examples == 0 { 1.0 } else { candidate.nanos_per_example() / stable.nanos_per_example().max(1.0) };
         let problem = if self.hopeless(&candidate) {
             Some(format!("it failed on {} of {} batches", candidate.failed, candidate.batches))
+        } else if called_off {
+            Some(format!("it was called off after {} of {} batches", candidate.batches, rules.batches))
         } else if candidate.batches < rules.batches {
             Some(format!("it had {} of {} batches in {:?}", candidate.batches, rules.batches, rules.within))
         } else if slowdown > rules.max_slowdown {

@@ -224,6 +224,15 @@ impl<H: ModelHandler> Deployment<H> {
     /// # Errors
     /// As [`Deployment::swap`], before the trial begins.
     pub fn canary(&self, model: LoadModel<H>, rules: Canary) -> Result<Verdict, SwapError> {
+        self.canary_until(model, rules, || false)
+    }
+
+    /// As [`Deployment::canary`]; the trial ends without a change as soon as the closure, which is asked every now and then,
+    /// says that it is called off.
+    ///
+    /// # Errors
+    /// As [`Deployment::canary`].
+    pub fn canary_until(&self, model: LoadModel<H>, rules: Canary, called_off: impl Fn() -> bool) -> Result<Verdict, SwapError> {
         let inner = &self.0;
         let mut history = inner.history();
         let version = inner.load(&model)?;
@@ -232,15 +241,19 @@ impl<H: ModelHandler> Deployment<H> {
         let trial = Trial::new(version.clone(), rules);
         *inner.trial.lock().unwrap_or_else(PoisonError::into_inner) = Some(trial.clone());
         inner.on_trial.store(true, Ordering::Release);
-        trial.wait();
+        let called_off = trial.wait(called_off);
         inner.on_trial.store(false, Ordering::Release);
         inner.trial.lock().unwrap_or_else(PoisonError::into_inner).take();
         let stable = self.current().zip(before).map_or_else(|| Uses::default().of(&version.id), |(now, before)| now.since(&before));
-        let verdict = trial.judge(stable);
-        tracing::info!(version = %version.id, promoted = verdict.promoted, why = verdict.why, "the trial is over");
+        let verdict = trial.judge(stable, called_off);
         if verdict.promoted {
+            tracing::info!(version = %version.id, why = verdict.why, "a version has proved itself");
             inner.replace(version, &mut history)?;
         } else {
+            match called_off {
+                true => tracing::info!(version = %version.id, why = verdict.why, "a trial was called off"),
+                false => tracing::warn!(version = %version.id, why = verdict.why, "a version on trial was rolled back"),
+            }
             inner.lockers.visit(|loaded| loaded.map(|loaded| Loaded { seat: None, ..loaded }));
             drop(trial);
             let_go(version);

@@ -42,8 +42,10 @@ pub struct StageOutline {
     pub name: String,
     /// The stages that it takes from, by their places; none for a source.
     pub takes_from: Vec<usize>,
-    /// How many threads run it.
+    /// How many threads run it; the most, where they follow the load.
     pub replicas: usize,
+    /// The fewest.
+    pub fewest: usize,
     /// What may wait on the edge into it; `None` for a source.
     pub edge: Option<Limits>,
     /// Fewest and most items of a batch, for a stage that batches.
@@ -72,6 +74,7 @@ pub(super) fn of(sinks: &[Arc<Node>], options: &Options) -> Result<Outline, Pipe
         name: info.name.to_string(),
         takes_from: before.clone(),
         replicas: info.replicas,
+        fewest: info.fewest,
         edge: (!before.is_empty()).then(|| info.edge_limits(budget.edge_records, budget.edge_bytes)),
         batch: info.batch,
         model: info.model.as_deref().cloned(),
