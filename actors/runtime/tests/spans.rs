@@ -6,8 +6,8 @@ use std::{
 };
 
 use millstream_runtime::{
-    ModelId, Outcome, Pipeline, Record, ReleaseReason, RunInference, Span, SpanKind, StageError, TraceContext, Tracer, channel, collect, for_each, from_iter,
-    handler, ms,
+    Ensemble, Join, ModelId, Outcome, Pipeline, Record, ReleaseReason, RunInference, Span, SpanKind, StageError, TraceContext, Tracer, Watermarks, Windows,
+    channel, collect, fold, for_each, from_iter, handler, ms,
 };
 
 /// A span, with nothing borrowed.
@@ -184,4 +184,138 @@ fn failures_are_told_where_they_happen() {
     let runs: Vec<_> = spans.iter().filter(|span| span.kind == SpanKind::Batch && span.links.contains(&failed[0].context)).collect();
     assert!(!runs.is_empty() && runs.iter().all(|run| run.outcome.is_none() && run.error.is_some()));
     assert_eq!(failed[0].links, [runs.last().unwrap().context]);
+}
+
+/// Those of a stage.
+fn of_stage<'s>(spans: &'s [Kept], stage: &str) -> Vec<&'s Kept> {
+    spans.iter().filter(|span| span.stage == stage).collect()
+}
+
+/// Two branches of a record meet again, with a link each to the other; so do records of one key, each in its own trace, and
+/// the pair goes on in the first one's.
+#[test]
+fn records_that_meet_are_linked() {
+    let tracer = Arc::new(Keep::default());
+    let [left, right] = Pipeline::from(from_iter(0..4u32)).tee("tee");
+    let slow = |x| {
+        std::thread::sleep(ms(20));
+        x
+    };
+    let right = right.map("slow", slow).filter("some", |x| *x != 2);
+    let (pairs, alone) = left.join_or("join", right, Join::by_record(ms(10_000)));
+    let report = pairs.map("sum", |(a, b)| a + b).sink(for_each(|_| {})).and(alone.sink(for_each(|_| {}))).trace(tracer.clone()).run().unwrap();
+    assert_eq!(report.counts.ok, 4);
+    let spans = tracer.take();
+    check_tree(&spans);
+    let met = of_stage(&spans, "join");
+    let of = |record| met.iter().filter(|span| span.record == Some(record)).collect::<Vec<_>>();
+    let [one, other] = of(0)[..] else { panic!("{met:?}") };
+    assert_eq!((&one.links[..], &other.links[..]), (&[other.context][..], &[one.context][..]));
+    let waited = |span: &Kept| span.times[2].duration_since(span.times[1]).unwrap();
+    assert!(waited(one).max(waited(other)) >= ms(19), "one waits in the join for the other: {met:?}");
+    // The third record waited, and nobody came.
+    let [lone] = of(2)[..] else { panic!("{met:?}") };
+    assert!(lone.links.is_empty() && lone.outcome == Some(Outcome::Ok));
+    assert_eq!((of_stage(&spans, "sum").len(), met.len()), (1, 3));
+
+    let keyed = |from: u32| Pipeline::from(from_iter(from..from + 1)).key_by(&format!("key {from}"), |_| 7);
+    let joined = keyed(1).join("pair", keyed(2), Join::by_key(ms(10_000))).map("both", |pair| pair);
+    let everything = Arc::new(Everything::default());
+    joined.sink(for_each(|_| {})).trace(everything.clone()).run().unwrap();
+    let spans = everything.0.take();
+    check_trees(&spans);
+    let [one, other] = of_stage(&spans, "pair")[..] else { panic!("{spans:?}") };
+    assert_eq!((&one.links[..], &other.links[..]), (&[other.context][..], &[one.context][..]));
+    assert_ne!(one.context.trace, other.context.trace);
+    assert_eq!(of_stage(&spans, "both").len(), 1);
+}
+
+/// Follows every record.
+#[derive(Default)]
+struct Everything(Keep);
+
+impl Tracer for Everything {
+    fn samples(&self, _: u128) -> bool {
+        true
+    }
+
+    fn ended(&self, span: &Span<'_>) {
+        self.0.ended(span);
+    }
+}
+
+/// As [`check_tree`], for records of several sources, whose numbers are not those of one count.
+fn check_trees(spans: &[Kept]) {
+    for span in spans.iter().filter(|span| span.kind == SpanKind::Record) {
+        let parent = spans.iter().find(|other| Some(other.context.span) == span.parent).unwrap();
+        assert!(parent.kind == SpanKind::Admission && parent.context.trace == span.context.trace && span.times.is_sorted(), "{span:?}");
+    }
+}
+
+/// The record that is asked about and its answers have a span each; an answer that comes too late has one without links.
+#[test]
+fn answers_are_linked_with_what_was_asked() {
+    let tracer = Arc::new(Everything::default());
+    let ask = Ensemble::new(1, ms(10_000)).branch(|flow| flow.map("quick", |x: u32| x)).branch(|flow| {
+        flow.map("late", |x| {
+            std::thread::sleep(ms(50));
+            x
+        })
+    });
+    let report =
+        Pipeline::from(from_iter(0..2u32)).ensemble("vote", ask, |asked| asked.answers.len()).sink(for_each(|_| {})).trace(tracer.clone()).run().unwrap();
+    assert_eq!(report.counts.ok, 2);
+    let spans = tracer.0.take();
+    check_trees(&spans);
+    for record in 0..2 {
+        let voted: Vec<_> = of_stage(&spans, "vote").into_iter().filter(|span| span.record == Some(record)).collect();
+        assert_eq!(voted.len(), 3, "{voted:?}");
+        let linked: Vec<_> = voted.iter().filter(|span| span.links.len() == 1).collect();
+        assert_eq!(linked.len(), 2, "{voted:?}");
+        assert_eq!((&linked[0].links[..], &linked[1].links[..]), (&[linked[1].context][..], &[linked[0].context][..]));
+    }
+}
+
+#[test]
+fn asynchronous_stages_have_spans() {
+    let tracer = Arc::new(Everything::default());
+    let work = |x: u32| async move {
+        tokio::time::sleep(ms(20)).await;
+        assert_ne!(x, 2, "no twos");
+        if x == 1 { Err(StageError::permanent("no ones")) } else { Ok(x) }
+    };
+    let report = Pipeline::from(from_iter(0..4u32)).map_async("ask", 4, work).map("then", |x| x).sink(for_each(|_| {})).trace(tracer.clone()).run().unwrap();
+    assert_eq!((report.counts.ok, report.counts.dead_lettered), (2, 2));
+    let spans = tracer.0.take();
+    check_tree(&spans);
+    let asked = of_stage(&spans, "ask");
+    assert_eq!(asked.len(), 4);
+    for span in &asked {
+        let took = span.times[2].duration_since(span.times[1]).unwrap();
+        let failed = matches!(span.record, Some(1 | 2));
+        assert_eq!((span.outcome, span.error.is_some()), (Some(if failed { Outcome::DeadLettered } else { Outcome::Ok }), failed), "{span:?}");
+        assert!(failed && span.record == Some(2) || took >= ms(19), "{span:?}");
+    }
+    assert_eq!(of_stage(&spans, "then").len(), 2);
+}
+
+/// What a window makes of records begins a trace, with links to the spans of those that are followed.
+#[test]
+fn what_windows_make_is_linked_with_what_they_hold() {
+    let tracer = Arc::new(Keep::default());
+    let sum = fold(|| 0, |sum, x: &i64| *sum += x, |sum, other| *sum += other);
+    let timed = Pipeline::from(from_iter(0..10i64)).event_time("time", Watermarks::bounded(ms(0)), |x| x * 1_000);
+    let (windows, late) = timed.window("five", Windows::Tumbling(ms(5)), sum);
+    windows.map("after", |window| window.value).sink(for_each(|_| {})).and(late.sink(for_each(|_| {}))).trace(tracer.clone()).run().unwrap();
+    let spans = tracer.take();
+    check_tree(&spans);
+    let begun: Vec<_> = of_stage(&spans, "five").into_iter().filter(|span| span.kind == SpanKind::Admission).collect();
+    assert_eq!(begun.len(), 2);
+    let held: Vec<_> = of_stage(&spans, "five").into_iter().filter(|span| span.kind == SpanKind::Record).map(|span| span.context).collect();
+    // Every second record is followed: of five three, of the next five two.
+    assert_eq!((begun[0].links.clone(), begun[1].links.clone()), (held[..3].to_vec(), held[3..].to_vec()));
+    for window in begun {
+        let after: Vec<_> = of_stage(&spans, "after").into_iter().filter(|span| span.record == window.record).collect();
+        assert_eq!((after.len(), after[0].parent, after[0].context.trace), (1, Some(window.context.span), window.context.trace));
+    }
 }

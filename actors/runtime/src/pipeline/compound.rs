@@ -1,6 +1,9 @@
 //! Several models as one: cascades and ensembles, built of branches and joins.
 
-use std::time::Duration;
+use std::{
+    collections::VecDeque,
+    time::{Duration, Instant},
+};
 
 use super::{
     assembly::StageInfo,
@@ -8,6 +11,7 @@ use super::{
     graph::{Build, Connect, Fan, Feed, Node, Port, Way},
 };
 use crate::{
+    envelope::Envelope,
     error::StageError,
     infer::{ModelHandler, Prediction, RunInference},
     stage::{GatherStage, Group, GroupBy, Lonely, Out, Picked, Rule},
@@ -84,13 +88,51 @@ impl<T: Send + 'static> Flow<T> {
     where
         T: Clone,
     {
-        let keyed = self.keyed;
         let Ensemble { enough, within, branches } = ask;
+        let (asked, copies) = self.ask(&format!("{name}.copies"), branches.len());
+        let answers = branches.into_iter().zip(copies).map(|(branch, flow)| branch(flow)).collect();
+        asked.answers(name, answers, (enough, within), combine)
+    }
+
+    /// The halves of an [ensemble](Flow::ensemble), for graphs that are known when the program runs: the record itself, which
+    /// waits for [answers](Flow::answers), and a copy of it for each of so many who are asked.
+    ///
+    /// ```
+    /// use millstream_runtime::{Pipeline, collect, from_iter, ms};
+    ///
+    /// let (asked, copies) = Pipeline::from(from_iter(1..=5u32)).ask("copies", 2);
+    /// let answers = copies.into_iter().enumerate().map(|(n, flow)| flow.map(&format!("answer {n}"), move |x| x + n as u32)).collect();
+    /// let (sink, sums) = collect();
+    /// asked.answers("sum", answers, (2, ms(1_000)), |asked| asked.answers.iter().map(|(_, x)| x).sum::<u32>()).sink(sink).run()?;
+    /// assert_eq!(sums.take(), [3, 5, 7, 9, 11]);
+    /// # Ok::<(), millstream_runtime::PipelineError>(())
+    /// ```
+    #[must_use]
+    pub fn ask(self, name: &str, asked: usize) -> (Flow<T>, Vec<Flow<T>>)
+    where
+        T: Clone,
+    {
+        let keyed = self.keyed;
         // The record itself waits for the answers: it counts, its copies on the branches do not.
-        let ways = std::iter::once(Way::Counts).chain(branches.iter().map(|_| Way::Silent)).collect();
-        let mut flows = self.copies(&format!("{name}.copies"), ways).into_iter();
-        let asked = flows.next().map(Flow::into_feeds).unwrap_or_default();
-        let branches: Vec<_> = branches.into_iter().zip(flows).map(|(branch, flow)| branch(flow).into_feeds()).collect();
+        let ways = std::iter::once(Way::Counts).chain((0..asked).map(|_| Way::Silent)).collect();
+        let mut flows = self.copies(name, ways).into_iter();
+        let record = flows.next().unwrap_or_else(|| Flow::of(Vec::new(), keyed));
+        (record, flows.collect())
+    }
+
+    /// Makes one result of a record and of what those say who were [asked](Flow::ask) about it, as soon as so many answers have
+    /// come; a record that has too few within the time goes to the dead letters.
+    #[must_use]
+    pub fn answers<O: Send + 'static, R: Send + 'static>(
+        self,
+        name: &str,
+        answers: Vec<Flow<O>>,
+        (enough, within): (usize, Duration),
+        combine: impl Fn(Answers<T, O>) -> R + Send + Sync + 'static,
+    ) -> Flow<R> {
+        let keyed = self.keyed;
+        let asked = self.into_feeds();
+        let branches: Vec<_> = answers.into_iter().map(Flow::into_feeds).collect();
         let rule = Quorum { enough: enough.min(branches.len()), of: branches.len(), combine };
 
         let inputs = asked.iter().map(Feed::link).chain(branches.iter().flatten().map(Feed::link)).collect();
@@ -167,15 +209,18 @@ where
 {
     fn pick(&self, group: &mut Group<Ballot<T, O>>, _over: bool) -> Option<Picked<Ballot<T, O>>> {
         if group.done {
-            group.waiting.clear();
+            group.spare.extend(group.waiting.drain(..).map(|(_, envelope)| envelope));
             return None;
         }
         // Several answers of one branch: the first counts.
         let mut answered = vec![false; self.of];
-        group.waiting.retain(|(_, envelope)| match envelope.payload {
-            Ballot::Asked(_) => true,
-            Ballot::Answer(branch, _) => !std::mem::replace(&mut answered[branch], true),
-        });
+        let spare = |(_, envelope): &(Instant, Envelope<Ballot<T, O>>)| match envelope.payload {
+            Ballot::Asked(_) => false,
+            Ballot::Answer(branch, _) => std::mem::replace(&mut answered[branch], true),
+        };
+        let (spare, waiting): (VecDeque<_>, _) = std::mem::take(&mut group.waiting).into_iter().partition(spare);
+        group.waiting = waiting;
+        group.spare.extend(spare.into_iter().map(|(_, envelope)| envelope));
         let asked = group.waiting.iter().position(|(_, envelope)| matches!(envelope.payload, Ballot::Asked(_)))?;
         if group.waiting.len() - 1 < self.enough {
             return None;

@@ -10,8 +10,10 @@
 //! batch belongs to many traces: its span begins one of its own, and has links to the spans of its records, as theirs have
 //! to it.
 //!
-//! In joins and asynchronous stages records carry their trace on and have no span: their time there counts as the wait for
-//! the next stage. What windows make of records is not followed, nor what a stage in quarantine does with them.
+//! Records that meet in a join or an ensemble have a span each, with links to each other's; what they become goes on in the
+//! trace of the first. What a window makes of records begins a trace of its own if one of them is sampled, with links to the
+//! spans of those that are, the first [`LINKS`] of them; those of a window that a checkpoint held are forgotten. What a stage
+//! in quarantine does with records has no spans.
 //!
 //! Without a tracer, a stage looks for it once for each chunk and batch, and for an open span once for each result.
 
@@ -37,11 +39,14 @@ pub trait Tracer: Send + Sync {
     fn ended(&self, span: &Span<'_>);
 }
 
+/// The most links that a span of a record of many has.
+pub(crate) const LINKS: usize = 128;
+
 /// What a span is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum SpanKind {
-    /// A record is let in. The parent of the record's other spans.
+    /// A record is let in, or begins in a window. The parent of the record's other spans.
     Admission,
     /// A record is in a stage: first it waits, then it is worked on.
     Record,
@@ -59,7 +64,8 @@ pub struct Span<'a> {
     pub context: TraceContext,
     /// The number of the span that it is part of.
     pub parent: Option<u64>,
-    /// What it has to do with besides: the records of a batch, the last batch of a record.
+    /// What it has to do with besides: the records of a batch, the last batch of a record, what a record was joined with, what
+    /// it was made of.
     pub links: &'a [TraceContext],
     /// The stage's name.
     pub stage: &'a str,
@@ -91,6 +97,8 @@ pub(crate) struct Traced {
     pub(crate) context: TraceContext,
     /// When the last stage was done with it.
     since: Instant,
+    /// When it came into the stage where it waits for others.
+    came: Option<Instant>,
     /// Its next span's number, before the stage is mixed in: copies go to different stages.
     next: u64,
 }
@@ -98,7 +106,7 @@ pub(crate) struct Traced {
 impl Traced {
     /// Of a record that nobody here follows.
     pub(crate) fn foreign(context: TraceContext, since: Instant) -> Self {
-        Traced { context, since, next: 0 }
+        Traced { context, since, came: None, next: 0 }
     }
 }
 

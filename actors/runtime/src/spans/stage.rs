@@ -35,6 +35,11 @@ pub(crate) struct Open {
 }
 
 impl Open {
+    /// What it is.
+    pub(crate) fn context(&self) -> TraceContext {
+        self.context
+    }
+
     /// The record ends here.
     pub(crate) fn ends(&mut self, outcome: Outcome) {
         self.outcome = outcome;
@@ -81,7 +86,7 @@ impl StageSpans {
             ..self.span(SpanKind::Admission, context, 0, [head.admitted, now, now])
         };
         self.tracer.ended(&span);
-        Some(Arc::new(Traced { context, since: now, next: self.numbers.span() }))
+        Some(Arc::new(Traced { context, since: now, came: None, next: self.numbers.span() }))
     }
 
     /// The span of a record that is about to be worked on.
@@ -106,9 +111,46 @@ impl StageSpans {
     /// The record leaves the stage: from now on it waits for the next one.
     pub(crate) fn leaves(&self, head: &mut Header) {
         if let Some(traced) = sampled(head) {
-            let left = Traced { context: traced.context, since: Instant::now(), next: self.numbers.span() };
+            let left = Traced { context: traced.context, since: Instant::now(), came: None, next: self.numbers.span() };
             head.trace = Some(Arc::new(left));
         }
+    }
+
+    /// The record has come into the stage, and waits there for others.
+    pub(crate) fn comes(&self, head: &mut Header) {
+        if let Some(traced) = sampled(head) {
+            head.trace = Some(Arc::new(Traced { came: Some(Instant::now()), ..Traced::clone(traced) }));
+        }
+    }
+
+    /// Records that have come into the stage have become one, or end there together: a span each, with links to the others'.
+    pub(crate) fn meet<'h>(&self, heads: impl Iterator<Item = &'h Header> + Clone, outcome: Outcome, error: Option<&dyn fmt::Display>) {
+        let contexts: Vec<_> = heads.clone().filter_map(sampled).map(|traced| self.context(traced)).collect();
+        for (head, traced) in heads.filter_map(|head| Some((head, sampled(head)?))) {
+            let (context, now) = (self.context(traced), Instant::now());
+            let links: Vec<_> = contexts.iter().copied().filter(|other| *other != context).collect();
+            let span = Span {
+                parent: Some(traced.context.span),
+                links: &links,
+                record: Some(head.id),
+                outcome: Some(outcome),
+                error,
+                ..self.span(SpanKind::Record, context, 0, [traced.since, traced.came.unwrap_or(now), now])
+            };
+            self.tracer.ended(&span);
+        }
+    }
+
+    /// A record begins here, made of these that are followed, if any are: what it carries from now on.
+    pub(crate) fn born(&self, links: &[TraceContext], record: u64, replica: usize) -> Option<Arc<Traced>> {
+        if links.is_empty() {
+            return None;
+        }
+        let context = TraceContext { trace: self.numbers.trace(), span: self.numbers.span(), sampled: true };
+        let now = Instant::now();
+        let span = Span { links, record: Some(record), outcome: Some(Outcome::Ok), ..self.span(SpanKind::Admission, context, replica, [now; 3]) };
+        self.tracer.ended(&span);
+        Some(Arc::new(Traced { context, since: now, came: None, next: self.numbers.span() }))
     }
 
     /// A batch has run, if one of its records is sampled: its span, to which theirs have a link.

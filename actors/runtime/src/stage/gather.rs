@@ -10,7 +10,7 @@
 
 use std::{
     collections::{BTreeSet, HashMap, VecDeque},
-    io,
+    fmt, io,
     sync::{Arc, Mutex, PoisonError},
     thread::JoinHandle,
     time::{Duration, Instant},
@@ -51,6 +51,8 @@ pub(crate) struct Group<M> {
     pub(crate) seen: usize,
     /// The group has had its result: who comes now comes too late.
     pub(crate) done: bool,
+    /// Those whom nobody waits for any more.
+    pub(crate) spare: Vec<Envelope<M>>,
     /// Somebody here may expire or be cancelled.
     mortal: bool,
     due: Instant,
@@ -250,7 +252,10 @@ impl<M: Send, U: Send, R: Rule<M, U>> Worker<'_, M, U, R> {
         Ok(())
     }
 
-    fn take_in(&mut self, slot: &mut Slot<M>, envelope: Envelope<M>, now: Instant) -> Result<(), Break> {
+    fn take_in(&mut self, slot: &mut Slot<M>, mut envelope: Envelope<M>, now: Instant) -> Result<(), Break> {
+        if let Some(spans) = &self.parts.shared.spans {
+            spans.comes(&mut envelope.head);
+        }
         let Some(envelope) = self.wanted(envelope) else { return Ok(()) };
         let key = match (self.parts.by, envelope.head.key) {
             (GroupBy::Record, _) => match &envelope.head.copy {
@@ -266,7 +271,7 @@ impl<M: Send, U: Send, R: Rule<M, U>> Worker<'_, M, U, R> {
         let patience = now + self.parts.within;
         let group = slot.groups.entry(key).or_insert_with(|| {
             slot.due.insert((patience, key));
-            Group { waiting: VecDeque::new(), seen: 0, done: false, mortal: false, due: patience }
+            Group { waiting: VecDeque::new(), seen: 0, done: false, spare: Vec::new(), mortal: false, due: patience }
         });
         group.seen += 1;
         group.mortal |= envelope.head.deadline.is_some() || envelope.head.cancel.is_some();
@@ -285,6 +290,10 @@ impl<M: Send, U: Send, R: Rule<M, U>> Worker<'_, M, U, R> {
             group.waiting = still;
         }
         let picked = self.parts.rule.pick(group, over);
+        for Envelope { head, ticket, .. } in group.spare.drain(..) {
+            self.meet([&head].into_iter(), Outcome::Ok, None);
+            ticket.settle(Outcome::Ok, &mut self.tally);
+        }
         if self.parts.rule.is_over(group)
             && let Some(group) = slot.groups.remove(&key)
         {
@@ -309,10 +318,12 @@ impl<M: Send, U: Send, R: Rule<M, U>> Worker<'_, M, U, R> {
                 return Err(Break::Crashed(fault));
             }
         };
+        self.meet(who.iter().map(|(head, _)| head), Outcome::Ok, None);
         let mut who = who.into_iter();
         let Some((mut head, mut ticket)) = who.next() else { return Ok(()) };
         head.attempt = 0;
         self.whole(&mut head);
+        self.leaves(&mut head);
         for (other, with) in who {
             head.bytes = head.bytes.saturating_add(other.bytes);
             ticket.join(with, &mut self.tally);
@@ -367,9 +378,14 @@ impl<M: Send, U: Send, R: Rule<M, U>> Worker<'_, M, U, R> {
         let Envelope { mut head, ticket, payload } = envelope;
         self.whole(&mut head);
         match guard(|| self.parts.rule.alone(payload)) {
-            Ok(Lonely::Emit(payload)) => Ok(self.outlet.push(Envelope { head, ticket, payload })?),
+            Ok(Lonely::Emit(payload)) => {
+                self.meet([&head].into_iter(), Outcome::Ok, None);
+                self.leaves(&mut head);
+                Ok(self.outlet.push(Envelope { head, ticket, payload })?)
+            }
             Ok(Lonely::Letter(error)) => self.errored(vec![(head, ticket)], error),
             Ok(Lonely::Forget) => {
+                self.meet([&head].into_iter(), Outcome::Ok, None);
                 ticket.settle(Outcome::Ok, &mut self.tally);
                 Ok(())
             }
@@ -391,6 +407,7 @@ impl<M: Send, U: Send, R: Rule<M, U>> Worker<'_, M, U, R> {
     fn wanted(&mut self, envelope: Envelope<M>) -> Option<Envelope<M>> {
         let Some(outcome) = given_up(&envelope.head, &envelope.ticket) else { return Some(envelope) };
         add(&self.parts.shared.metrics.given_up, 1);
+        self.meet([&envelope.head].into_iter(), outcome, None);
         envelope.ticket.settle(outcome, &mut self.tally);
         None
     }
@@ -398,13 +415,29 @@ impl<M: Send, U: Send, R: Rule<M, U>> Worker<'_, M, U, R> {
     fn errored(&mut self, who: Vec<(Header, Ticket)>, error: StageError) -> Result<(), Break> {
         add(&self.parts.shared.metrics.errors, 1);
         if self.parts.shared.on_error == OnError::Fail || error.kind() == ErrorKind::Fatal {
-            return Err(Break::Failed(Cause::StageFailed { stage: self.parts.shared.name(), fault: error.into() }));
+            let cause = Cause::StageFailed { stage: self.parts.shared.name(), fault: error.into() };
+            self.meet(who.iter().map(|(head, _)| head), Outcome::DeadLettered, Some(&cause));
+            return Err(Break::Failed(cause));
         }
         self.bury(who, &error.into())
     }
 
+    /// Tells the tracer that these have become one, or have ended here.
+    fn meet<'h>(&self, heads: impl Iterator<Item = &'h Header> + Clone, outcome: Outcome, error: Option<&dyn fmt::Display>) {
+        if let Some(spans) = &self.parts.shared.spans {
+            spans.meet(heads, outcome, error);
+        }
+    }
+
+    fn leaves(&self, head: &mut Header) {
+        if let Some(spans) = &self.parts.shared.spans {
+            spans.leaves(head);
+        }
+    }
+
     /// A dead letter for each record among them.
     fn bury(&mut self, who: Vec<(Header, Ticket)>, fault: &Fault) -> Result<(), Break> {
+        self.meet(who.iter().map(|(head, _)| head), Outcome::DeadLettered, Some(fault));
         let mut written = None;
         for (head, ticket) in who {
             if written.replace(head.id) == Some(head.id) {

@@ -35,7 +35,7 @@ pub(crate) use worker::RecordStage;
 use crate::{
     checkpoint::Checkpoints,
     dead_letter::{DeadLetters, Failure},
-    envelope::Header,
+    envelope::{Header, TraceContext},
     error::{Cause, Fault, StageError},
     infer::ModelId,
     metrics::{StageMetrics, add},
@@ -65,6 +65,8 @@ pub struct Context<'a> {
     pub header: &'a Header,
     /// Set when the pipeline is being aborted: long work should look at it.
     pub abort: &'a Signal,
+    /// The record's span in the stage, if it is sampled.
+    pub(crate) span: Option<TraceContext>,
 }
 
 /// Makes a stage's user code.

@@ -3,7 +3,12 @@
 use std::marker::PhantomData;
 
 use super::Context;
-use crate::{checkpoint::State, envelope::Key, error::StageError, sink::Sink};
+use crate::{
+    checkpoint::State,
+    envelope::{Key, TraceContext},
+    error::StageError,
+    sink::Sink,
+};
 
 /// Where a transform puts its results.
 pub struct Emit<U> {
@@ -19,6 +24,8 @@ pub(super) struct Born<U> {
     pub(super) key: Option<Key>,
     pub(super) event_time: Option<i64>,
     pub(super) item: U,
+    /// The spans of what it was made of.
+    pub(super) links: Vec<TraceContext>,
 }
 
 impl<U> Emit<U> {
@@ -58,7 +65,12 @@ impl<U> Emit<U> {
 
     /// Passes on a result that is a record of its own, made of many: it has its own outcome.
     pub fn begin(&mut self, key: Option<Key>, event_time: Option<i64>, item: U) {
-        self.born.push(Born { key, event_time, item });
+        self.begin_of(key, event_time, item, Vec::new());
+    }
+
+    /// As [`Emit::begin`], with the spans of what it was made of.
+    pub(crate) fn begin_of(&mut self, key: Option<Key>, event_time: Option<i64>, item: U, links: Vec<TraceContext>) {
+        self.born.push(Born { key, event_time, item, links });
     }
 }
 

@@ -58,7 +58,7 @@ impl<T: Send + 'static, U: Send + 'static, S: Transform<T, U> + 'static> WithinF
         let own = step.clone();
         let work = move |(record, header, abort): Job<T>| {
             let mut out = Emit::new();
-            let done = guard(|| lock(&own).apply(record, &Context { header: &header, abort: &abort }, &mut out));
+            let done = guard(|| lock(&own).apply(record, &Context { header: &header, abort: &abort, span: None }, &mut out));
             (done, out)
         };
         Ok(Engine { step, apart: Apart::start(&self.limit, work)? })

@@ -17,8 +17,9 @@ use std::{
 use super::{Aggregate, micros};
 use crate::{
     checkpoint::{Reader, State, Writer},
-    envelope::Key,
+    envelope::{Key, TraceContext},
     error::StageError,
+    spans::LINKS,
     stage::{Context, Emit, Out, Transform},
 };
 
@@ -75,6 +76,33 @@ type Place = (i64, i64, Option<Key>);
 struct Open<S> {
     state: S,
     count: u64,
+    /// The spans of its records that are sampled.
+    links: Vec<TraceContext>,
+}
+
+impl<S> Open<S> {
+    fn new(state: S) -> Self {
+        Open { state, count: 0, links: Vec::new() }
+    }
+
+    /// Takes a record in.
+    fn add<T>(&mut self, aggregate: &impl Aggregate<T, State = S>, record: &Came<'_, T>) {
+        aggregate.add(&mut self.state, record.payload);
+        self.count += 1;
+        self.link(record.span);
+    }
+
+    fn link(&mut self, spans: impl IntoIterator<Item = TraceContext>) {
+        let room = LINKS.saturating_sub(self.links.len());
+        self.links.extend(spans.into_iter().take(room));
+    }
+}
+
+/// A record that has come.
+struct Came<'r, T> {
+    key: Option<Key>,
+    payload: &'r T,
+    span: Option<TraceContext>,
 }
 
 /// The windows of one replica.
@@ -105,12 +133,12 @@ type Results<T, A> = Out<Windowed<<A as Aggregate<T>>::Output>, T>;
 impl<T: Send + 'static, A: Aggregate<T>> Transform<T, Results<T, A>> for WindowFn<T, A> {
     fn apply(&mut self, record: T, context: &Context<'_>, out: &mut Emit<Results<T, A>>) -> Result<(), StageError> {
         let key = context.header.key;
+        let came = Came { key, payload: &record, span: context.span };
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         if let Windows::Count(most) = self.windows {
             let time = context.header.event_time.unwrap_or(0);
-            let (first, last, open) = state.counted.entry(key).or_insert_with(|| (time, time, Open { state: self.aggregate.start(), count: 0 }));
-            self.aggregate.add(&mut open.state, &record);
-            open.count += 1;
+            let (first, last, open) = state.counted.entry(key).or_insert_with(|| (time, time, Open::new(self.aggregate.start())));
+            open.add(&*self.aggregate, &came);
             (*first, *last) = ((*first).min(time), (*last).max(time));
             if open.count >= most
                 && let Some((first, last, open)) = state.counted.remove(&key)
@@ -123,9 +151,9 @@ impl<T: Send + 'static, A: Aggregate<T>> Transform<T, Results<T, A>> for WindowF
             return Err(StageError::permanent("a record without an event time belongs to no window"));
         };
         let added = match self.windows {
-            Windows::Tumbling(size) => self.add_to(&mut state, time, micros(size), micros(size), key, &record),
-            Windows::Sliding { size, every } => self.add_to(&mut state, time, micros(size), micros(every), key, &record),
-            Windows::Session(pause) => self.add_to_session(&mut state, time, micros(pause), key, &record),
+            Windows::Tumbling(size) => self.add_to(&mut state, time, micros(size), micros(size), &came),
+            Windows::Sliding { size, every } => self.add_to(&mut state, time, micros(size), micros(every), &came),
+            Windows::Session(pause) => self.add_to_session(&mut state, time, micros(pause), &came),
             Windows::Count(_) => true,
         };
         if !added {
@@ -165,12 +193,12 @@ impl<T: Send + 'static, A: Aggregate<T>> Transform<T, Results<T, A>> for WindowF
 impl<T: Send + 'static, A: Aggregate<T>> WindowFn<T, A> {
     fn give_out(&self, (end, start, key): Place, open: Open<A::State>, out: &mut Emit<Results<T, A>>) {
         let windowed = Windowed { key, start, end, count: open.count, value: self.aggregate.finish(open.state) };
-        out.begin(key, Some(end.saturating_sub(1)), Out::Main(windowed));
+        out.begin_of(key, Some(end.saturating_sub(1)), Out::Main(windowed), open.links);
     }
 
     /// Adds a record to all windows that its time lies in and that were not given out; whether it came in
     /// time. (A moment between windows belongs to none.)
-    fn add_to(&self, state: &mut WindowState<A::State>, time: i64, size: i64, every: i64, key: Option<Key>, record: &T) -> bool {
+    fn add_to(&self, state: &mut WindowState<A::State>, time: i64, size: i64, every: i64, came: &Came<'_, T>) -> bool {
         let mut start = time.saturating_sub(time.rem_euclid(every));
         let (mut added, mut late) = (false, false);
         while start > time.saturating_sub(size) {
@@ -179,9 +207,8 @@ impl<T: Send + 'static, A: Aggregate<T>> WindowFn<T, A> {
                 late = true;
                 break;
             }
-            let open = state.open.entry((end, start, key)).or_insert_with(|| Open { state: self.aggregate.start(), count: 0 });
-            self.aggregate.add(&mut open.state, record);
-            open.count += 1;
+            let open = state.open.entry((end, start, came.key)).or_insert_with(|| Open::new(self.aggregate.start()));
+            open.add(&*self.aggregate, came);
             added = true;
             let Some(before) = start.checked_sub(every) else { break };
             start = before;
@@ -190,7 +217,8 @@ impl<T: Send + 'static, A: Aggregate<T>> WindowFn<T, A> {
     }
 
     /// Adds a record to its key's session, which may join others; whether the session was not given out.
-    fn add_to_session(&self, state: &mut WindowState<A::State>, time: i64, pause: i64, key: Option<Key>, record: &T) -> bool {
+    fn add_to_session(&self, state: &mut WindowState<A::State>, time: i64, pause: i64, came: &Came<'_, T>) -> bool {
+        let key = came.key;
         let (mut start, mut end) = (time, time.saturating_add(pause));
         let sessions = state.sessions.entry(key).or_default();
         let near: Vec<_> = sessions.range(..=end).rev().take_while(|(_, until)| **until >= start).map(|(from, until)| (*from, *until)).collect();
@@ -210,14 +238,14 @@ impl<T: Send + 'static, A: Aggregate<T>> WindowFn<T, A> {
                     Some(all) => {
                         self.aggregate.merge(&mut all.state, open.state);
                         all.count += open.count;
+                        all.link(open.links);
                     }
                 }
             }
         }
         sessions.insert(start, end);
-        let open = state.open.entry((end, start, key)).or_insert(all.unwrap_or_else(|| Open { state: self.aggregate.start(), count: 0 }));
-        self.aggregate.add(&mut open.state, record);
-        open.count += 1;
+        let open = state.open.entry((end, start, key)).or_insert(all.unwrap_or_else(|| Open::new(self.aggregate.start())));
+        open.add(&*self.aggregate, came);
         true
     }
 }
@@ -275,7 +303,7 @@ impl<T: Send + 'static, A: Aggregate<T>> WindowFn<T, A> {
             let start = input.time()?;
             let key = input.option(Reader::number)?.map(Key);
             let count = input.number()?;
-            let open = Open { state: self.aggregate.decode(input.bytes()?)?, count };
+            let open = Open { count, ..Open::new(self.aggregate.decode(input.bytes()?)?) };
             match self.windows {
                 Windows::Count(_) => drop(state.counted.insert(key, (start, end, open))),
                 Windows::Session(_) => {

@@ -24,6 +24,7 @@ use crate::{
     error::{Cause, ErrorKind, Fault, StageError},
     metrics::add,
     panics::guard,
+    spans::Open,
     stage::{Condemned, Exit, OnError, Outlet, Start, outlet::EdgeClosed},
     supervise::StageState,
     ticket::{Tally, Ticket},
@@ -53,6 +54,8 @@ struct Member<T> {
     ticket: Ticket,
     /// For its letter.
     kept: Option<T>,
+    /// Its span, if it is sampled.
+    span: Option<Open>,
 }
 
 pub(super) struct Worker<'a, T, U> {
@@ -226,14 +229,17 @@ impl<'a, T: Send + 'static, U: Send + 'static> Worker<'a, T, U> {
     /// A record becomes a future.
     fn launch(&mut self, envelope: Envelope<T>) {
         let Envelope { head, ticket, payload } = envelope;
+        let mut span = self.parts.shared.spans.as_ref().and_then(|spans| spans.open(&head));
         if let Some(outcome) = given_up(&head, &ticket) {
             add(&self.parts.shared.metrics.given_up, 1);
+            span.iter_mut().for_each(|span| span.ends(outcome));
+            self.close(span);
             return ticket.settle(outcome, &mut self.tally);
         }
         let options = &self.parts.options.stage;
         let kept = options.encode.as_ref().and(options.keep.as_ref()).and_then(|keep| guard(|| keep(&payload)).ok());
         let (deadline, cancel) = (head.deadline, head.cancel.clone());
-        let number = self.lines.join(head.key, Member { head, ticket, kept });
+        let number = self.lines.join(head.key, Member { head, ticket, kept, span });
         self.running += 1;
         self.reactor.give(Job { number, payload, deadline, cancel });
     }
@@ -252,7 +258,7 @@ impl<'a, T: Send + 'static, U: Send + 'static> Worker<'a, T, U> {
     }
 
     fn leave(&mut self, member: Member<T>, done: Done<U>) -> Result<(), Break> {
-        let Member { mut head, mut ticket, kept } = member;
+        let Member { mut head, mut ticket, kept, mut span } = member;
         let shared = &self.parts.shared;
         head.attempt += done.retries;
         match done.end {
@@ -265,11 +271,17 @@ impl<'a, T: Send + 'static, U: Send + 'static> Worker<'a, T, U> {
                     head.bytes = (head.bytes as f64 * options.expansion) as u64;
                 }
                 ticket.grow(head.bytes);
+                if let Some(spans) = shared.spans.as_ref().filter(|_| span.is_some()) {
+                    spans.leaves(&mut head);
+                }
+                self.close(span);
                 Ok(self.outlet.push(Envelope { head, ticket, payload })?)
             }
             End::GivenUp(outcome) => {
                 add(&shared.metrics.given_up, 1);
                 ticket.settle(outcome, &mut self.tally);
+                span.iter_mut().for_each(|span| span.ends(outcome));
+                self.close(span);
                 Ok(())
             }
             End::Failed(error) => {
@@ -278,14 +290,17 @@ impl<'a, T: Send + 'static, U: Send + 'static> Worker<'a, T, U> {
                     add(&shared.metrics.hangs, 1);
                 }
                 if shared.on_error == OnError::Fail || error.kind() == ErrorKind::Fatal {
-                    return Err(Break::Failed(self.failed(error)));
+                    let cause = self.failed(error);
+                    span.iter_mut().for_each(|span| span.fails(&cause));
+                    self.close(span);
+                    return Err(Break::Failed(cause));
                 }
-                self.bury(Member { head, ticket, kept }, error.into())
+                self.bury(Member { head, ticket, kept, span }, error.into())
             }
             End::Panicked(fault) => {
                 add(&shared.metrics.panics, 1);
                 self.crash = Some(fault.clone());
-                self.bury(Member { head, ticket, kept }, fault)
+                self.bury(Member { head, ticket, kept, span }, fault)
             }
         }
     }
@@ -295,10 +310,19 @@ impl<'a, T: Send + 'static, U: Send + 'static> Worker<'a, T, U> {
     }
 
     fn bury(&mut self, member: Member<T>, fault: Fault) -> Result<(), Break> {
-        let Member { head, ticket, kept } = member;
+        let Member { head, ticket, kept, mut span } = member;
+        span.iter_mut().for_each(|span| span.fails(&fault));
+        self.close(span);
         let encode = self.parts.options.stage.encode.as_ref().zip(kept);
         let payload = encode.and_then(|(encode, kept)| guard(|| encode(&kept)).ok());
         self.parts.shared.bury(&head, ticket, fault, payload, None, &mut self.tally).map_err(Break::Failed)
+    }
+
+    /// Tells the tracer of a span that has ended.
+    fn close(&self, span: Option<Open>) {
+        if let (Some(span), Some(spans)) = (span, &self.parts.shared.spans) {
+            spans.close(span, self.replica);
+        }
     }
 
     /// Passes a watermark on, as far as nobody who is earlier is in hand, and idleness when nobody is.

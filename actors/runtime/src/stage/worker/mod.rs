@@ -423,14 +423,15 @@ where
             let error = StageError::fatal("a record that begins in a stage has no place in a total order");
             return Err(Break::Failed(self.parts.failed(error)));
         }
-        for Born { key, event_time, item } in born.drain(..) {
+        for Born { key, event_time, item, links } in born.drain(..) {
             let accounts = &self.parts.shared.accounts;
             let bytes = self.parts.options.measure.as_ref().map_or(size_of::<U>() as u64, |measure| measure(&item));
             let id = accounts.number(1);
             accounts.counters.admit(1);
             let origin = Origin { id, source: u32::MAX, position: Position { partition: 0, offset: id }, slot: 0 };
             let ticket = Ticket::born(accounts, origin, bytes);
-            let record = Header::born(origin, key, event_time, bytes);
+            let mut record = Header::born(origin, key, event_time, bytes);
+            record.trace = self.parts.shared.spans.as_ref().and_then(|spans| spans.born(&links, id, self.replica));
             self.outlet.push(Envelope { head: record, ticket, payload: item })?;
         }
         self.emit.born = born;
@@ -494,7 +495,7 @@ where
             current.kept = Some(keep(&payload));
         }
         loop {
-            let context = Context { header: &current.head, abort: &shared.abort };
+            let context = Context { header: &current.head, abort: &shared.abort, span: self.span.as_ref().map(Open::context) };
             let Err(error) = step.apply(payload, &context, &mut self.emit) else {
                 return match slot.take() {
                     Some(current) => self.pass_on(current),
