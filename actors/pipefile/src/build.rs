@@ -267,11 +267,11 @@ impl PipelineFile {
         for index in &self.order {
             let node = &self.nodes[*index];
             let (own, partners) = node.inputs.split_at(node.inputs.len() - node.partners);
-            let mut taken = |ports: &[(usize, usize)]| Flow::merge(ports.iter().filter_map(|port| flows.get_mut(port)?.pop()).collect::<Vec<_>>());
-            let (input, partner) = (taken(own), taken(partners));
+            let mut taken = |ports: &[(usize, usize)]| ports.iter().filter_map(|port| flows.get_mut(port)?.pop()).collect::<Vec<_>>();
+            let (input, partners) = (Flow::merge(taken(own)), taken(partners));
             let out = match &node.part {
                 Part::Source(source) => source.open(&node.name, workshop).map(|flow| vec![flow]),
-                Part::Stage(stage) if node.partners > 0 => stage.join(&node.name, input, partner),
+                Part::Stage(stage) if node.partners > 0 => stage.join(&node.name, input, partners),
                 Part::Stage(stage) => stage.attach(&node.name, input, workshop),
                 Part::Sink(sink) => {
                     let ended = sink.close(&node.name, input, workshop);

@@ -10,6 +10,7 @@ use millstream_telemetry::TelemetryError;
 use toml::de::DeTable;
 
 use crate::{
+    copies,
     problem::{Findings, Problems, Span, listed},
     settings::{Settings, Telemetry},
     sinks::{self, SinkPart},
@@ -326,7 +327,24 @@ fn connect(drafts: &mut [Draft<'_>], findings: &Findings) -> Option<Vec<usize>> 
             }
         }
     }
-    sorted(drafts, findings)
+    let order = sorted(drafts, findings)?;
+    let node = |draft: &'_ Draft<'_>| {
+        let stage = match &draft.part {
+            Some(Part::Stage(stage)) => Some(stage.as_ref()),
+            _ => None,
+        };
+        copies::Crossing {
+            name: draft.name.clone(),
+            from: draft.from.as_ref().map_or_else(|| draft.name.span.clone(), |from| from.span.clone()),
+            with: stage.and_then(|stage| stage.partners().cloned()),
+            meeting: stage.and_then(StagePart::meeting),
+            known: draft.part.is_some(),
+            inputs: draft.inputs.clone(),
+            partners: draft.partners,
+        }
+    };
+    copies::check(&drafts.iter().map(node).collect::<Vec<_>>(), &order, findings);
+    Some(order)
 }
 
 /// What stands in `with`.

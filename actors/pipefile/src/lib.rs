@@ -30,7 +30,9 @@
 mod batching;
 mod build;
 mod condition;
+mod copies;
 mod description;
+mod figure;
 mod file;
 mod node_options;
 mod plot;

@@ -10,8 +10,7 @@ use crate::{
 };
 
 /// The words for strategies.
-const STRATEGIES: [(&str, Strategy); 3] =
-    [("one_for_one", Strategy::OneForOne), ("rest_for_one", Strategy::RestForOne), ("one_for_all", Strategy::OneForAll)];
+const STRATEGIES: [(&str, Strategy); 3] = [("one_for_one", Strategy::OneForOne), ("rest_for_one", Strategy::RestForOne), ("one_for_all", Strategy::OneForAll)];
 
 /// The words for what happens when a stage has crashed too often.
 const EXCEEDED: [(&str, Exceeded); 2] = [("escalate", Exceeded::Escalate), ("quarantine", Exceeded::Quarantine)];

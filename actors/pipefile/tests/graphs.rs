@@ -185,3 +185,89 @@ fn keys_part_by_weight_and_shadows_do_not_count() {
     // A key goes one way.
     assert!(much.iter().all(|row| little.iter().all(|other| other["text"] != row["text"])));
 }
+
+const JURY: &str = r#"
+    dead_letters = { path = "dead" }
+    [[source]]
+    kind = "lines"
+    path = "in"
+    [[stage]]
+    kind = "json"
+    [[stage]]
+    name = "about"
+    kind = "ask"
+    way = ["a", "b", "c"]
+    [[stage]]
+    name = "a"
+    kind = "tensor"
+    field = "x"
+    into = "t"
+    from = "about.a"
+    [[stage]]
+    name = "b"
+    kind = "fields"
+    rename = { x = "t", other = "word" }
+    from = "about.b"
+    [[stage]]
+    name = "b-tensor"
+    kind = "tensor"
+    field = "t"
+    [[stage]]
+    name = "c"
+    kind = "filter"
+    when = "n != 7"
+    from = "about.c"
+    [[stage]]
+    name = "sure"
+    kind = "json"
+    field = "text"
+    [[stage]]
+    name = "verdict"
+    kind = "ensemble"
+    from = "about.record"
+    with = ["a", "b-tensor", "sure"]
+    within = "300 ms"
+    values = { mean = "mean t", most = "max m", least = "min m", middle = "mean m", word = "majority word", first = "first word", words = "list word", with = "count t", of = "count" }
+    [[stage]]
+    kind = "fields"
+    drop = ["line", "text"]
+    [[sink]]
+    kind = "jsonl"
+    path = "out"
+"#;
+
+/// Three are asked; one answers nothing about the seventh record, and fails on the ninth.
+#[test]
+fn what_is_answered_about_a_record_becomes_one() {
+    let folder = Folder::new();
+    let line = |n: usize| match n {
+        9 => json!({ "n": 9, "x": [9.0], "word": "w", "other": "o", "m": 1, "text": "no JSON" }),
+        n => json!({ "n": n, "x": [n, 0.5], "word": "w", "other": "o", "m": n, "text": json!({ "m": n * 3 }).to_string() }),
+    };
+    fs::write(folder.0.join("in"), (0..40).map(|n| format!("{}\n", line(n))).collect::<String>()).expect("a file");
+    let report = folder.run(JURY);
+    let rows = folder.lines("out");
+    assert_eq!((rows.len(), report.counts.ok, report.counts.dead_lettered), (38, 38, 2), "{report}");
+    let dead = folder.lines("dead");
+    assert!(dead.iter().any(|letter| letter["stage"] == "verdict" && letter["error"].to_string().contains("too few answers")), "{dead:?}");
+    for row in &rows {
+        let n = row["n"].as_u64().expect("a number") as usize;
+        let expected = json!({
+            "n": n, "x": [n, 0.5], "other": "o", "m": n, "word": "w", "mean": [n as f64, 0.5], "most": (3 * n) as f64, "least": n as f64,
+            "middle": (5 * n) as f64 / 3.0, "first": "w", "words": ["w", "o", "w"], "with": 2, "of": 3,
+        });
+        let number = |json: &Json| json.as_f64().map_or_else(|| json.clone(), |number| json!(number));
+        for (name, value) in expected.as_object().expect("an object") {
+            assert_eq!(number(&row[name]), number(value), "{name} of {row}");
+        }
+        assert_eq!(row.as_object().map(|fields| fields.len()), Some(13), "{row}");
+    }
+
+    // Two answers are enough: the record that one of three fails on is no dead letter.
+    let two = JURY.replace("within = \"300 ms\"", "within = \"10 s\"\n    enough = 2");
+    let report = folder.run(&two);
+    assert_eq!((report.counts.ok, folder.lines("out").len()), (40, 40), "{report}");
+    let file = PipelineFile::parse("jury.toml", &two, "").expect("it is in order");
+    let drawn = file.plot(Plot::Mermaid);
+    assert!(drawn.contains("about -->|record| verdict") && drawn.contains("verdict{{\"verdict: ensemble<br/>2 of 3 within 10s; "), "{drawn}");
+}

@@ -13,6 +13,7 @@ pub(super) fn draw(nodes: &[Drawn<'_>], lines: &[Line]) -> String {
             Shape::Stage => ("[", "]"),
             Shape::Model => ("[[", "]]"),
             Shape::Split => ("{", "}"),
+            Shape::Meeting => ("{{", "}}"),
             Shape::Sink => ("[(", ")]"),
         };
         let detail = if node.detail.is_empty() { String::new() } else { format!("<br/>{}", escape(&node.detail, MOST)) };

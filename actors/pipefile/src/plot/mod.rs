@@ -31,6 +31,8 @@ enum Shape {
     Stage,
     Model,
     Split,
+    /// Records that belong together become one.
+    Meeting,
     Sink,
 }
 
@@ -49,6 +51,7 @@ impl PipelineFile {
             let shape = match &node.part {
                 Part::Source(_) => Shape::Source,
                 Part::Sink(_) => Shape::Sink,
+                Part::Stage(_) if node.partners > 0 => Shape::Meeting,
                 Part::Stage(stage) if stage.ways().is_some() => Shape::Split,
                 Part::Stage(_) if node.kind == "infer" => Shape::Model,
                 Part::Stage(_) => Shape::Stage,

@@ -44,6 +44,7 @@ pub(super) fn draw(nodes: &[Drawn<'_>], lines: &[Line]) -> String {
             Shape::Stage => ("#f2f2f2", 4),
             Shape::Model => ("#dde8f8", 4),
             Shape::Split => ("#fbeecb", 4),
+            Shape::Meeting => ("#efe3f5", 12),
             Shape::Sink => ("#f6e0e0", 26),
         };
         svg += &format!("<rect x=\"{x}\" y=\"{y}\" width=\"{WIDTH}\" height=\"{HEIGHT}\" rx=\"{round}\" fill=\"{fill}\" stroke=\"#555\"/>\n");

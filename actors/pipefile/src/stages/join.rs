@@ -7,6 +7,7 @@ use millstream_runtime::{Flow, Join, Lone};
 use super::StagePart;
 use crate::{
     build::Workshop,
+    copies::Meeting,
     row::Row,
     table::{At, Table},
 };
@@ -41,11 +42,16 @@ impl StagePart for Joining {
         self.alone.then(|| vec!["pairs".to_owned(), "alone".to_owned()])
     }
 
+    fn meeting(&self) -> Option<Meeting> {
+        (!self.by_key).then_some(Meeting::Join)
+    }
+
     fn partners(&self) -> Option<&At<Vec<At<String>>>> {
         Some(&self.with)
     }
 
-    fn join(&self, name: &str, flow: Flow<Row>, partner: Flow<Row>) -> Option<Vec<Flow<Row>>> {
+    fn join(&self, name: &str, flow: Flow<Row>, partners: Vec<Flow<Row>>) -> Option<Vec<Flow<Row>>> {
+        let partner = Flow::merge(partners);
         let join = if self.by_key { Join::by_key(self.within) } else { Join::by_record(self.within) };
         let rows = format!("{name}.rows");
         if !self.alone {

@@ -3,6 +3,8 @@
 //! A new kind is a new file with a `read` function, and a line in [`KINDS`].
 
 mod ab;
+mod ask;
+mod ensemble;
 mod event_time;
 mod fields;
 mod filter;
@@ -21,6 +23,7 @@ use millstream_runtime::Flow;
 
 use crate::{
     build::Workshop,
+    copies::Meeting,
     node_options::NodeOptions,
     row::{DataError, Row},
     table::{At, Table},
@@ -48,9 +51,14 @@ pub(crate) trait StagePart: Send + Sync {
         None
     }
 
-    /// As [`StagePart::attach`], for a stage that has partners.
-    fn join(&self, name: &str, flow: Flow<Row>, partner: Flow<Row>) -> Option<Vec<Flow<Row>>> {
-        let _ = (name, flow, partner);
+    /// Whether copies of a record part here, or meet again.
+    fn meeting(&self) -> Option<Meeting> {
+        None
+    }
+
+    /// As [`StagePart::attach`], for a stage that has partners: a flow for each that `with` names.
+    fn join(&self, name: &str, flow: Flow<Row>, partners: Vec<Flow<Row>>) -> Option<Vec<Flow<Row>>> {
+        let _ = (name, flow, partners);
         None
     }
 
@@ -64,6 +72,8 @@ pub(crate) type Kind = (&'static str, fn(&Table<'_>) -> Option<Box<dyn StagePart
 /// All of them.
 pub(crate) const KINDS: &[Kind] = &[
     ("ab", ab::read),
+    ("ask", ask::read),
+    ("ensemble", ensemble::read),
     ("event_time", event_time::read),
     ("fields", fields::read),
     ("filter", filter::read),

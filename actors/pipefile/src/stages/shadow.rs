@@ -3,7 +3,7 @@
 use millstream_runtime::Flow;
 
 use super::StagePart;
-use crate::{build::Workshop, row::Row, table::Table};
+use crate::{build::Workshop, copies::Meeting, row::Row, table::Table};
 
 struct Shadow;
 
@@ -14,6 +14,10 @@ pub(super) fn read(_: &Table<'_>) -> Option<Box<dyn StagePart>> {
 impl StagePart for Shadow {
     fn detail(&self) -> String {
         String::new()
+    }
+
+    fn meeting(&self) -> Option<Meeting> {
+        Some(Meeting::Part)
     }
 
     fn ways(&self) -> Option<Vec<String>> {

@@ -11,6 +11,9 @@ use serde_json::{Value as Json, json};
 use super::{StagePart, event_time::Unit};
 use crate::{
     build::Workshop,
+    copies::Meeting,
+    figure::figure,
+    problem::Findings,
     row::{Datum, Found, Path, Row},
     table::{At, Pairs, Table},
 };
@@ -59,7 +62,7 @@ pub(super) fn read(table: &Table<'_>) -> Option<Box<dyn StagePart>> {
     let unit = Unit::read(table);
     let replicas = table.count("replicas").unwrap_or(1);
     let values = table.read::<Pairs<At<String>>>("values").map(|pairs| pairs.value.0).unwrap_or_default();
-    let values: Option<Vec<_>> = values.iter().map(|(name, text)| Some((name.value.clone(), value(text, table)?))).collect();
+    let values: Option<Vec<_>> = values.iter().map(|(name, text)| Some((name.value.clone(), value(text, table.findings)?))).collect();
     let windows = match (size, every, session, count) {
         (Some(size), None, None, None) => Windows::Tumbling(size.value),
         (Some(size), Some(every), None, None) => Windows::Sliding { size: size.value, every: every.value },
@@ -73,18 +76,9 @@ pub(super) fn read(table: &Table<'_>) -> Option<Box<dyn StagePart>> {
     Some(Box::new(Gather { windows, values: values?, unit, replicas }))
 }
 
-/// `"sum amount"`, or `"count"` alone.
-fn value(text: &At<String>, table: &Table<'_>) -> Option<Value> {
-    let (word, field) = text.value.trim().split_once(' ').unwrap_or((text.value.trim(), ""));
-    let field = field.trim();
-    let function = FUNCTIONS.iter().find(|(name, _)| *name == word).map(|(_, function)| *function);
-    match function {
-        None => table.findings.suggest(&text.span, format!("there is no function `{word}`"), word, &FUNCTIONS.map(|(name, _)| name)),
-        Some(Function::Count) => {}
-        Some(_) if field.is_empty() => table.findings.hint(&text.span, format!("`{word}` of what?"), format!("as in \"{word} amount\"")),
-        Some(_) => {}
-    }
-    Some(Value { function: function?, field: Path::new(field) })
+fn value(text: &At<String>, findings: &Findings) -> Option<Value> {
+    let (function, field) = figure(text, &FUNCTIONS, |function| matches!(function, Function::Count), findings)?;
+    Some(Value { function, field })
 }
 
 impl fmt::Display for Value {
@@ -186,6 +180,10 @@ impl StagePart for Gather {
         };
         let values = self.values.iter().map(|(name, value)| format!("; {name} = {value}"));
         windows + &values.collect::<String>()
+    }
+
+    fn meeting(&self) -> Option<Meeting> {
+        Some(Meeting::Anew)
     }
 
     fn ways(&self) -> Option<Vec<String>> {

@@ -113,8 +113,7 @@ impl Infer {
     fn prepare(&self, signature: &Signature) -> impl Fn(&Row) -> Result<Vec<Tensor>, DataError> + Send + Sync + use<> {
         let field =
             |port: &Port| self.inputs.iter().find(|(input, _)| *input.value == *port.name).map_or_else(|| port.name.to_string(), |(_, field)| field.clone());
-        let columns: Vec<(Path, DType)> =
-            self.columns(signature).into_iter().map(|port| (Path::new(field(port)), port.dtype.unwrap_or(DType::F32))).collect();
+        let columns: Vec<(Path, DType)> = self.columns(signature).into_iter().map(|port| (Path::new(field(port)), port.dtype.unwrap_or(DType::F32))).collect();
         move |row: &Row| {
             let tensor = |(field, dtype): &(Path, DType)| {
                 let datum = needed(row, field)?.to_datum();
@@ -178,7 +177,16 @@ impl StagePart for Infer {
         let (example, open) = self.loading.example(&self.columns(signature), &self.model.span, findings)?;
         let sequences = self.memory.as_ref().map(|memory| (memory.options.most, planned.state_bytes()));
         let (most, versions) = (self.batching.most(), self.versions.as_ref().map(ToString::to_string));
-        workshop.inferences.push(Inference { stage: name.to_owned(), planned, example, open, most, weight_bytes: handler()?.model_bytes(), sequences, versions });
+        workshop.inferences.push(Inference {
+            stage: name.to_owned(),
+            planned,
+            example,
+            open,
+            most,
+            weight_bytes: handler()?.model_bytes(),
+            sequences,
+            versions,
+        });
 
         let prepare = self.prepare(signature);
         Some(vec![match (&self.memory, &self.versions, self.time_limit) {

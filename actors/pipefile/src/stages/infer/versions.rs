@@ -62,7 +62,14 @@ impl Versions {
     }
 
     /// A deployment of the model; when the pipeline runs, somebody watches over its file, or over the candidates'.
-    pub(super) fn deploy(&self, name: &str, model: &At<String>, opened: Opened, loading: &Loading, workshop: &mut Workshop<'_>) -> Option<Deployment<EngineModel>> {
+    pub(super) fn deploy(
+        &self,
+        name: &str,
+        model: &At<String>,
+        opened: Opened,
+        loading: &Loading,
+        workshop: &mut Workshop<'_>,
+    ) -> Option<Deployment<EngineModel>> {
         let (models, stage, loading) = (workshop.models.clone(), name.to_owned(), loading.clone());
         let version = Arc::new(AtomicU64::new(0));
         let load = move |opened: &Opened| {
