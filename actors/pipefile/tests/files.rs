@@ -52,6 +52,20 @@ fn the_documentation_shows_pipelines_that_are_in_order() {
     assert_eq!(shown, 2);
 }
 
+/// Those whose models are no part of this repository too.
+#[test]
+fn every_example_is_in_order() {
+    let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/pipelines");
+    let mut files = 0;
+    for path in fs::read_dir(examples).expect("the folder is there").map(|entry| entry.expect("an entry").path()) {
+        if path.extension().is_some_and(|extension| extension == "toml") {
+            PipelineFile::open(&path).unwrap_or_else(|error| panic!("{error}"));
+            files += 1;
+        }
+    }
+    assert_eq!(files, 4);
+}
+
 #[test]
 fn what_a_file_names_is_checked_before_it_runs() {
     let folder = Folder::new();
