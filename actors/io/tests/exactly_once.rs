@@ -12,8 +12,8 @@ use std::{
 
 use millstream_io::{CheckpointFolder, Line, jsonl, lines};
 use millstream_runtime::{
-    Checkpoint, CheckpointOptions, CheckpointStore, Context, Emit, Flow, Pipeline, RunInference, StageError, StageOptions, State, Transform, Watermarks,
-    Windows, fold, handler, ms, stored,
+    Checkpoint, CheckpointOptions, CheckpointStore, Context, Emit, Ensemble, Flow, Join, Order, Pipeline, RunInference, StageError, StageOptions, State,
+    Transform, Watermarks, Windows, fold, handler, ms, stored,
 };
 
 const LINES: u64 = 2_000;
@@ -80,16 +80,49 @@ fn pipeline(folder: &Path) -> Pipeline {
         .edge_records(16)
 }
 
+/// Lines of a file, asked about in three ways, joined with themselves, and written in the order of the file.
+fn meeting(folder: &Path) -> Pipeline {
+    let work = |number: u64| {
+        if number.is_multiple_of(4) {
+            thread::sleep(Duration::from_millis(1));
+        }
+        number
+    };
+    let ask = Ensemble::new(2, ms(60_000))
+        .branch(move |flow: Flow<u64>| flow.map_with("slow", StageOptions::new().replicas(3), work))
+        .branch(|flow| flow.map("quick", |number| number))
+        .branch(|flow| flow.filter("some", |number| number % 3 == 0));
+    let [left, right] = Pipeline::from(lines(folder.join("odd.txt"))).try_map("number", |line: Line| line.text.parse::<u64>()).tee("copies");
+    let asked = left.ensemble("vote", ask, |asked| asked.answers.iter().map(|(_, number)| *number).max().unwrap_or(0));
+    let pairs = asked.join("join", right.map("quicker", |number| number), Join::by_record(ms(60_000)));
+    let [most, thirds] = pairs.split("thirds", |(number, _)| usize::from(number % 3 == 0));
+    most.sink(jsonl(folder.join("most.jsonl")).transactional())
+        .and(thirds.sink(jsonl(folder.join("thirds.jsonl")).transactional()))
+        .order(Order::Total { window: 256 })
+        .checkpoint(CheckpointOptions::new(CheckpointFolder::new(folder.join("state"))).every(ms(1)))
+        .edge_records(16)
+}
+
 #[test]
 fn child() {
     let Some(folder) = std::env::var_os(FOLDER).map(PathBuf::from) else { return };
     pipeline(&folder).run().expect("nothing fails");
 }
 
+#[test]
+fn child_with_meetings() {
+    let Some(folder) = std::env::var_os(FOLDER).map(PathBuf::from) else { return };
+    meeting(&folder).run().expect("nothing fails");
+}
+
 /// Runs the child up to a fail point, and kills it there. Whether it came to that point.
 fn run_until(folder: &Path, point: &str, count: u32) -> bool {
+    run_child("child", folder, point, count)
+}
+
+fn run_child(name: &str, folder: &Path, point: &str, count: u32) -> bool {
     let mut child = Command::new(std::env::current_exe().expect("this test"))
-        .args(["--exact", "child", "--nocapture", "--test-threads=1"])
+        .args(["--exact", name, "--nocapture", "--test-threads=1"])
         .env(FOLDER, folder)
         .env("MILLSTREAM_FAIL_AT", format!("{point}:{count}"))
         .stdout(Stdio::piped())
@@ -185,6 +218,34 @@ fn a_process_killed_at_any_point_delivers_exactly_once() {
     // Once more: everything is done.
     assert!(!run_until(&folder, "none", 1));
     check(&folder, "another end");
+    fs::remove_dir_all(&folder).expect("ours");
+}
+
+/// With a join, an ensemble and a total order: each line's results once, in the order of the lines.
+#[test]
+fn a_process_whose_records_meet_killed_at_any_point_delivers_exactly_once_and_in_order() {
+    let points =
+        ["at-meeting", "after-barrier", "before-prepared", "at-barrier", "before-checkpoint", "after-checkpoint", "before-sink-commit", "after-sink-commit"];
+    let check = |folder: &Path, point: &str| {
+        let odd = |third: bool| (1..=LINES).step_by(2).filter(move |n| (n % 3 == 0) == third).map(|n| (n, n)).collect::<Vec<_>>();
+        assert_eq!(pairs(folder, "most.jsonl"), odd(false), "after {point}");
+        assert_eq!(pairs(folder, "thirds.jsonl"), odd(true), "after {point}");
+    };
+    let mut kills = 0;
+    let mut folder = fresh("meeting");
+    for count in [1u32, 4] {
+        for point in points {
+            if run_child("child_with_meetings", &folder, point, count) {
+                kills += 1;
+            } else {
+                check(&folder, point);
+                folder = fresh("meeting");
+            }
+        }
+    }
+    assert!(kills >= 8, "only {kills} of 16 kills");
+    assert!(!run_child("child_with_meetings", &folder, "none", 1));
+    check(&folder, "the end");
     fs::remove_dir_all(&folder).expect("ours");
 }
 

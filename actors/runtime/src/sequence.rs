@@ -4,6 +4,10 @@
 //! arrives when it comes to the door before a sink, and leaves when it ends elsewhere, which is its tombstone. The lowest
 //! number with members on their way is the *front*: what waits at a door and is before the front may pass. Numbers from the
 //! front on are given out against credits, so that a record that takes long holds up a bounded window and not the memory.
+//!
+//! A barrier of a checkpoint waits at the door too. All records before it have lower numbers than all behind it, and those of
+//! them that will come here stand here when it comes: the highest number among them is its fence. It passes behind the last
+//! of these, and nobody behind the fence passes before it.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -135,11 +139,19 @@ pub(crate) struct Door<T> {
     /// By number, and within one by arrival.
     waiting: BTreeMap<(u64, u64), Envelope<T>>,
     arrivals: u64,
+    barrier: Option<Held>,
+}
+
+/// A barrier that waits.
+struct Held {
+    barrier: u64,
+    /// The highest number that is before it, if any is.
+    fence: Option<u64>,
 }
 
 impl<T> Door<T> {
     pub(crate) fn new(sequence: Arc<Sequence>) -> Self {
-        Door { sequence, rung: Arc::default(), waiting: BTreeMap::new(), arrivals: 0 }
+        Door { sequence, rung: Arc::default(), waiting: BTreeMap::new(), arrivals: 0, barrier: None }
     }
 
     /// The flag that [`Sequence::watch`] asks for.
@@ -158,10 +170,25 @@ impl<T> Door<T> {
     pub(crate) fn open(&mut self, pass: &mut VecDeque<Envelope<T>>) {
         // Cleared before the look: what comes behind the look rings again.
         self.rung.store(false, Ordering::Release);
-        let front = self.sequence.front();
+        let mut front = self.sequence.front();
+        if let Some(held) = &self.barrier {
+            front = front.min(held.fence.map_or(0, |fence| fence + 1));
+        }
         while let Some(first) = self.waiting.first_entry().filter(|first| first.key().0 < front) {
             pass.push_back(first.remove());
         }
+    }
+
+    /// A barrier has come: it passes behind all who wait now.
+    pub(crate) fn hold(&mut self, barrier: u64) {
+        self.barrier = Some(Held { barrier, fence: self.waiting.last_key_value().map(|((number, _), _)| *number) });
+    }
+
+    /// The barrier, if all who are before it have passed.
+    pub(crate) fn barrier(&mut self) -> Option<u64> {
+        let first = self.waiting.first_key_value().map(|((number, _), _)| *number);
+        let waits = |held: &Held| first.zip(held.fence).is_some_and(|(first, fence)| first <= fence);
+        self.barrier.take_if(|held| !waits(held)).map(|held| held.barrier)
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -177,6 +204,39 @@ impl<T> Door<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{
+        envelope::{Header, Position},
+        ticket::{Accounts, Origin, Ticket},
+    };
+
+    fn envelope(accounts: &Arc<Accounts>, id: u64) -> Envelope<()> {
+        let origin = Origin { id, source: 0, position: Position { partition: 0, offset: id }, slot: 0 };
+        Envelope { head: Header::born(origin, None, None, 0), ticket: Ticket::born(accounts, origin, 0), payload: () }
+    }
+
+    #[test]
+    fn a_barrier_passes_between_those_before_and_those_behind_it() {
+        let sequence = Sequence::new(8);
+        let room = Limits { records: 8, bytes: 8 };
+        let accounts = Accounts::new(room, room, None, None);
+        let envelope = |number| envelope(&accounts, number);
+        assert!(sequence.try_enter(4));
+        sequence.number(4);
+        let (mut door, mut pass) = (Door::new(sequence.clone()), VecDeque::new());
+        [0, 1].into_iter().for_each(|number| door.arrive(envelope(number)));
+        door.hold(7);
+        door.arrive(envelope(3));
+        door.open(&mut pass);
+        assert!(pass.is_empty() && door.barrier().is_none(), "0 and 1 wait until they have left the count");
+        (0..4).for_each(|number| sequence.leave(number));
+        door.open(&mut pass);
+        assert_eq!(pass.drain(..).map(|envelope| envelope.head.id).collect::<Vec<_>>(), [0, 1]);
+        assert_eq!((door.barrier(), door.barrier()), (Some(7), None));
+        door.open(&mut pass);
+        assert_eq!(pass.drain(..).map(|envelope| envelope.head.id).collect::<Vec<_>>(), [3]);
+        door.hold(8);
+        assert_eq!(door.barrier(), Some(8), "nobody is before it");
+    }
 
     #[test]
     fn the_front_passes_what_has_ended_and_gives_its_credits_back() {

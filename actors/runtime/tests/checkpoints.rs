@@ -1,150 +1,25 @@
 //! Checkpoints: a pipeline that is cut short at any of them goes on as if nothing had happened.
 
 mod oracle;
+mod pieces;
 
 use std::{
     collections::BTreeMap,
     sync::{
-        Arc, Mutex, OnceLock,
-        atomic::{AtomicBool, AtomicU32, Ordering},
+        Arc,
+        atomic::{AtomicU32, Ordering},
     },
     thread,
     time::{Duration, Instant},
 };
 
 use millstream_runtime::{
-    Aggregate, Cause, Checkpoint, CheckpointOptions, CheckpointStore, Collected, Committer, Context, Emit, Ensemble, Flow, Join, Order, Pipeline,
-    PipelineError, Position, Progress, Pulled, Remote, RunInference, SequenceOptions, Signal, Sink, SinkFactory, SinkOptions, Source, StageError, StageOptions,
-    Start, State, Step, Supervision, Transform, Watermarks, Windowed, Windows, channel, collect, fold, from_iter, handler, ms, sequence, stored,
+    Aggregate, Cause, Checkpoint, CheckpointOptions, CheckpointStore, Collected, Committer, Context, Emit, Exceeded, Flow, Join, Pipeline, PipelineError,
+    Position, Progress, Pulled, RunInference, SequenceOptions, Signal, SinkOptions, Source, StageError, StageOptions, Start, State, Step, Supervision,
+    Transform, Watermarks, Windowed, Windows, channel, collect, fold, from_iter, handler, ms, sequence, stored,
 };
 use oracle::{Dice, Ends, failure};
-
-/// How a run is cut short.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Cut {
-    /// Aborted instead of storing a checkpoint.
-    Before,
-    /// Aborted when a checkpoint is stored, and nobody has been told yet.
-    Behind,
-    /// Drained.
-    Drain,
-}
-
-type Kept = Arc<Mutex<Option<Checkpoint>>>;
-
-/// A store in memory that cuts its pipeline short.
-struct Memory {
-    kept: Kept,
-    /// At which checkpoint from now on, and how.
-    cut: Option<(u32, Cut)>,
-    remote: Arc<OnceLock<Remote>>,
-    was_cut: Arc<AtomicBool>,
-}
-
-impl Memory {
-    fn new(kept: &Kept, cut: Option<(u32, Cut)>) -> Self {
-        Memory { kept: kept.clone(), cut, remote: Arc::default(), was_cut: Arc::default() }
-    }
-}
-
-impl CheckpointStore for Memory {
-    fn latest(&mut self) -> Result<Option<Checkpoint>, StageError> {
-        Ok(self.kept.lock().unwrap().clone())
-    }
-
-    fn save(&mut self, checkpoint: &Checkpoint) -> Result<(), StageError> {
-        let now = self.cut.as_mut().and_then(|(left, cut)| {
-            *left = left.saturating_sub(1);
-            (*left == 0).then_some(*cut)
-        });
-        if now.is_some() {
-            self.was_cut.store(true, Ordering::SeqCst);
-        }
-        if now == Some(Cut::Before) {
-            self.remote.wait().abort();
-            return Err(StageError::fatal("killed"));
-        }
-        *self.kept.lock().unwrap() = Some(checkpoint.clone());
-        match now {
-            Some(Cut::Drain) => self.remote.wait().drain(),
-            Some(_) => self.remote.wait().abort(),
-            None => {}
-        }
-        Ok(())
-    }
-}
-
-/// A sink in two phases that outlives its pipeline. Clones are one.
-struct Book<T>(Arc<Mutex<Pages<T>>>);
-
-struct Pages<T> {
-    written: Vec<T>,
-    prepared: Option<usize>,
-    committed: usize,
-}
-
-impl<T> Clone for Book<T> {
-    fn clone(&self) -> Self {
-        Book(self.0.clone())
-    }
-}
-
-impl<T> Book<T> {
-    fn new() -> Self {
-        Book(Arc::new(Mutex::new(Pages { written: Vec::new(), prepared: None, committed: 0 })))
-    }
-
-    /// Everything, when all of it is committed.
-    fn close(&self) -> Vec<T> {
-        let mut pages = self.0.lock().unwrap();
-        assert_eq!((pages.prepared, pages.committed), (None, pages.written.len()), "all is committed");
-        pages.committed = 0;
-        std::mem::take(&mut pages.written)
-    }
-}
-
-impl<T: Send + 'static> SinkFactory<T> for Book<T> {
-    type Sink = Self;
-
-    fn takes_back(&self) -> bool {
-        true
-    }
-
-    fn open(&self, _: &Start) -> Result<Self, StageError> {
-        Ok(self.clone())
-    }
-}
-
-impl<T: Send> Sink<T> for Book<T> {
-    fn write(&mut self, record: T, _: &Context<'_>) -> Result<(), StageError> {
-        self.0.lock().unwrap().written.push(record);
-        Ok(())
-    }
-
-    fn prepare(&mut self) -> Result<Vec<u8>, StageError> {
-        let mut pages = self.0.lock().unwrap();
-        assert_eq!(pages.prepared, None, "what was prepared is committed before more is");
-        pages.prepared = Some(pages.written.len());
-        Ok(pages.written.len().to_le_bytes().to_vec())
-    }
-
-    fn commit(&mut self, prepared: &[u8]) -> Result<(), StageError> {
-        let mut pages = self.0.lock().unwrap();
-        let prepared = usize::from_le_bytes(prepared.try_into()?);
-        assert_eq!(pages.prepared.take(), Some(prepared));
-        pages.committed = prepared;
-        Ok(())
-    }
-
-    fn restore(&mut self, prepared: Option<&[u8]>) -> Result<(), StageError> {
-        let mut pages = self.0.lock().unwrap();
-        let until = prepared.map_or(Ok(0), |bytes| bytes.try_into().map(usize::from_le_bytes))?;
-        assert!(pages.committed <= until, "what is committed is never taken back");
-        pages.written.truncate(until);
-        (pages.prepared, pages.committed) = (None, until);
-        Ok(())
-    }
-}
+use pieces::{Book, Kept, Memory, numbers, run_in_pieces};
 
 /// Adds up what has come.
 struct Total(u64);
@@ -172,56 +47,6 @@ impl State for Total {
         }
         Ok(())
     }
-}
-
-/// Runs a pipeline, cut short up to `most` times, until it comes to its end. How often it was cut.
-fn run_in_pieces(seed: u64, most: u32, build: impl Fn() -> Pipeline) -> u32 {
-    let (kept, mut dice) = (Kept::default(), Dice::new(seed));
-    let mut cuts = 0;
-    loop {
-        let cut = match dice.roll(3) {
-            0 => Cut::Before,
-            1 => Cut::Behind,
-            _ => Cut::Drain,
-        };
-        let store = Memory::new(&kept, (cuts < most).then_some((1 + dice.roll(4) as u32, cut)));
-        let (remote, was_cut, ends) = (store.remote.clone(), store.was_cut.clone(), Ends::new());
-        let handle = build().observe(ends.clone()).checkpoint(CheckpointOptions::new(store).every(ms(1))).spawn().unwrap();
-        assert!(remote.set(handle.remote()).is_ok());
-        // Fresh instances now and then, which go on from what the ones before them knew.
-        let (meddler, over) = (handle.remote(), Arc::new(AtomicBool::new(false)));
-        let (seen, pause) = (over.clone(), Duration::from_micros(200 + dice.roll(3_000)));
-        let meddler = thread::spawn(move || {
-            for stage in ["total", "window", "sink", "share"].iter().cycle().take_while(|_| !seen.load(Ordering::SeqCst)) {
-                // (Not every pipeline has them all.)
-                let _ = meddler.restart(stage);
-                thread::sleep(pause);
-            }
-        });
-        let joined = handle.join();
-        over.store(true, Ordering::SeqCst);
-        meddler.join().unwrap();
-        let report = match joined {
-            Ok(report) => report,
-            Err(PipelineError::Failed { cause: Cause::CheckpointFailed { .. }, report }) if was_cut.load(Ordering::SeqCst) => *report,
-            Err(error) => panic!("seed {seed}: {error}"),
-        };
-        ends.check(&report);
-        if !was_cut.load(Ordering::SeqCst) {
-            return cuts;
-        }
-        cuts += 1;
-    }
-}
-
-/// So many numbers, at some pace.
-fn numbers(source: u64, count: u64, pace: Duration) -> impl Source<(u64, u64)> {
-    let slow = move |(_, number): &(u64, u64)| {
-        if number % 32 == source {
-            thread::sleep(pace);
-        }
-    };
-    from_iter((0..count).map(move |number| (source, number)).inspect(slow)).repeatable()
 }
 
 #[test]
@@ -409,7 +234,7 @@ fn a_drain_leaves_windows_open_for_who_goes_on() {
     let drained = handle.drain().unwrap();
     let before = drained.counts.admitted;
     assert!(before < 400, "{before}: it was drained before the end");
-    assert_eq!(book.0.lock().unwrap().written, [], "the window is still open");
+    assert_eq!(book.written(), [], "the window is still open");
     let stored = kept.lock().unwrap().as_ref().expect("a checkpoint").epoch;
     assert_eq!(drained.snapshot.checkpoint_seconds.as_ref().map(|seconds| seconds.count()), Some(stored));
     assert!(drained.snapshot.prometheus("p").contains(&format!("millstream_checkpoint_seconds_count{{pipeline=\"p\"}} {stored}\n")));
@@ -420,7 +245,7 @@ fn a_drain_leaves_windows_open_for_who_goes_on() {
     assert_eq!(windows[0].value, (0..400).collect::<Vec<_>>());
     // It has ended: there is nothing to do.
     assert_eq!(build().checkpoint(CheckpointOptions::new(Memory::new(&kept, None))).run().unwrap().counts.admitted, 0);
-    assert_eq!(book.0.lock().unwrap().written.len(), 0);
+    assert_eq!(book.written().len(), 0);
 }
 
 #[test]
@@ -561,11 +386,14 @@ fn what_no_checkpoint_could_hold_is_refused() {
     refused(Pipeline::from(Acknowledged).sink(Book::new()), "commits offsets of its own");
     refused(source().sink(collect().0), "cannot take back what it wrote");
     refused(source().sink_with(Book::new(), SinkOptions::new().replicas(2)), "checkpoints need one");
-    refused(source().sink(Book::new()).order(Order::Total { window: 1024 }), "total order");
     let [a, b] = source().tee("tee");
-    refused(a.join("join", b, Join::by_record(ms(10))).sink(Book::new()), "waits for partners");
-    let ask = Ensemble::new(1, ms(10)).branch(|flow: Flow<u64>| flow.map("ask", |x| x));
-    refused(source().ensemble("ensemble", ask, |_| 0u64).sink(Book::new()), "waits for answers");
+    let (a, b) = (a.key_by("a", |x| *x), b.key_by("b", |x| *x));
+    refused(a.join("join", b, Join::by_key(ms(10))).sink(Book::new()), "stage `join` waits for partners of records, by their keys");
+    let ranged = source().map_with("ranged", StageOptions::new().replicas(1..=2), |x| x).sink(Book::new());
+    refused(ranged, "stage `ranged` has a range of replicas, checkpoints need a number");
+    let mut supervision = Supervision::default();
+    supervision.exceeded = Exceeded::Quarantine;
+    refused(source().sink(Book::new()).supervision(supervision), "stages may go into quarantine");
     let count = fold(|| 0u64, |count, _: &u64| *count += 1, |count, other| *count += other);
     let (out, late) = source().event_time("time", Watermarks::bounded(ms(1)), |x| *x as i64).window("window", Windows::Count(3), count);
     refused(out.sink(Book::new()).and(late.sink(Book::new())), "not `stored`");

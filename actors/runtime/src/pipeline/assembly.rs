@@ -305,9 +305,6 @@ pub(super) fn problems(wiring: &Wiring, infos: &[StageInfo], options: &Options) 
             }
         }
     }
-    if options.checkpoints.is_some() && matches!(options.order, Order::Total { .. }) {
-        problems.push("total order holds records before sinks, checkpoints do not hold that".to_owned());
-    }
     grouping(wiring, infos, options, &mut problems);
     if options.memory_budget == Some(0) {
         problems.push("the memory budget is 0".to_owned());

@@ -149,9 +149,7 @@ impl<T: Send + 'static> Flow<T> {
                 Box::new(move |assembly| Box::new(GatherStage::new(assembly.shared(index), rule, (GroupBy::Record, within), inlet, out.entrance())));
             build
         });
-        let mut info = StageInfo::new(name, keyed);
-        info.unstored = Some("waits for answers");
-        let node = Node::new(info, inputs, Fan::Choice(1), connect);
+        let node = Node::new(StageInfo::new(name, keyed), inputs, Fan::Choice(1), connect);
         Flow::of(vec![Feed::new(&node, 0, port)], keyed)
     }
 }

@@ -90,7 +90,7 @@ fn pairing<T: Send + 'static, U: Send + 'static>(
     way: impl FnOnce() -> Arc<dyn Entrance<Pairing<T, U>>> + Send + 'static,
 ) -> Arc<Node> {
     let mut info = StageInfo::new(name, left.keyed || right.keyed);
-    info.unstored = Some("waits for partners of records");
+    info.unstored = (join.by == GroupBy::Key).then_some("waits for partners of records, by their keys");
     let (left, right) = (left.into_feeds(), right.into_feeds());
     let inputs = left.iter().map(Feed::link).chain(right.iter().map(Feed::link)).collect();
     let connect: Connect = Box::new(move |assembly, index| {

@@ -265,8 +265,9 @@ impl Pipeline {
     /// and takes back what was written behind it: each record's results are in the sinks once.
     ///
     /// It needs sources with a [`Source::snapshot`], sinks of one replica that [take back](crate::SinkFactory::takes_back)
-    /// what they wrote, and windows whose aggregates are [`crate::stored`]; there are no joins and no total order. A drain
-    /// leaves windows open for the next process.
+    /// what they wrote, windows whose aggregates are [`crate::stored`], and stages of a fixed number of replicas; there are no
+    /// joins by key, and no quarantine. A join or an ensemble of copies lets go at a checkpoint of those who have no partner by
+    /// then: nobody would come any more. A drain leaves windows open for the next process.
     #[must_use]
     pub fn checkpoint(mut self, options: CheckpointOptions) -> Self {
         self.options.checkpoints = Some(options);

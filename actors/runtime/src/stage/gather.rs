@@ -5,6 +5,10 @@
 //! a record has waited long enough, or nothing more will come → the rule says what becomes of it
 //! ```
 //!
+//! At a barrier of a checkpoint, a group of copies has everyone who will ever come: each branch has passed on what came to it
+//! before, or let go of it. So what has no partner by then is let go at once, and the checkpoint need not hold anything. (What
+//! waits for records of its key may find one behind the barrier: such joins are no part of pipelines with checkpoints.)
+//!
 //! What waits here holds no credits of the edge, so that both sides of a join always come through: it is the entry
 //! budget that bounds it. The groups outlive a worker that panics.
 
@@ -103,6 +107,8 @@ struct Slot<M> {
     groups: HashMap<GroupKey, Group<M>>,
     due: BTreeSet<(Instant, GroupKey)>,
     ended: bool,
+    /// A barrier that goes on when nobody waits here who came before it.
+    barrier: Option<u64>,
     /// How far event time has come at the inlet, until that was passed on.
     watermark: Option<i64>,
     passed_on: i64,
@@ -123,6 +129,7 @@ impl<M, U, R> GatherStage<M, U, R> {
             groups: HashMap::new(),
             due: BTreeSet::new(),
             ended: false,
+            barrier: None,
             watermark: None,
             passed_on: i64::MIN,
             idle: false,
@@ -207,6 +214,10 @@ impl<M: Send, U: Send, R: Rule<M, U>> Worker<'_, M, U, R> {
             self.expire(slot, now)?;
             self.outlet.flush()?;
             self.pass_time_on(slot)?;
+            if let Some(barrier) = slot.barrier.take() {
+                crate::fail_point!("at-meeting");
+                self.outlet.control(Control::Barrier(barrier))?;
+            }
             self.tally.flush(&self.parts.shared.accounts);
             let waited = self.outlet.take_waited();
             self.parts.shared.metrics.worked(start.elapsed().saturating_sub(waited));
@@ -226,6 +237,7 @@ impl<M: Send, U: Send, R: Rule<M, U>> Worker<'_, M, U, R> {
                 Received::Control(Control::EndOfStream) => slot.ended = true,
                 Received::Control(Control::Watermark(time)) => (slot.watermark, slot.idle) = (Some(time), false),
                 Received::Control(Control::Idle) => slot.idle = true,
+                Received::Control(Control::Barrier(barrier)) => slot.barrier = Some(barrier),
                 Received::Control(_) | Received::TimedOut => {}
                 Received::Closed => return Err(Break::Aborted),
             }
@@ -331,21 +343,21 @@ impl<M: Send, U: Send, R: Rule<M, U>> Worker<'_, M, U, R> {
         Ok(self.outlet.push(Envelope { head, ticket, payload })?)
     }
 
-    /// Lets those go who have waited long enough: everyone, once nothing more will come.
+    /// Lets those go who have waited long enough: everyone, once nothing more will come to them.
     fn expire(&mut self, slot: &mut Slot<M>, now: Instant) -> Result<(), Break> {
+        let all = slot.ended || slot.barrier.is_some();
         while let Some(&(due, key)) = slot.due.first() {
-            if due > now && !slot.ended {
+            if due > now && !all {
                 return Ok(());
             }
             self.look(slot, key, true)?;
             // What the rule did not want is over, or waits on for the next one's patience to end.
             let Some(group) = slot.groups.get_mut(&key) else { continue };
             slot.due.remove(&(group.due, key));
-            let ended = slot.ended;
             let mut gone = Vec::new();
             group.waiting = std::mem::take(&mut group.waiting)
                 .into_iter()
-                .filter_map(|(patience, envelope)| match patience > now && !ended {
+                .filter_map(|(patience, envelope)| match patience > now && !all {
                     true => Some((patience, envelope)),
                     false => {
                         gone.push(envelope);

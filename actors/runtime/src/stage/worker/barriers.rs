@@ -47,6 +47,30 @@ where
         Ok(())
     }
 
+    /// Lets those pass whose turn it is before a sink in total order; whether anybody or anything has.
+    pub(super) fn open_door(&mut self, step: &mut S, replica: usize) -> Result<bool, Break> {
+        let Some(door) = &mut self.door else { return Ok(false) };
+        door.open(&mut self.pending);
+        if !self.pending.is_empty() {
+            return Ok(true);
+        }
+        match door.barrier() {
+            Some(barrier) => self.barrier(step, replica, barrier).map(|()| true),
+            None => Ok(false),
+        }
+    }
+
+    /// A barrier has come; at a door it waits for those who wait there.
+    pub(super) fn barrier_comes(&mut self, step: &mut S, replica: usize, barrier: u64) -> Result<(), Break> {
+        match &mut self.door {
+            Some(door) => {
+                door.hold(barrier);
+                Ok(())
+            }
+            None => self.barrier(step, replica, barrier),
+        }
+    }
+
     /// A checkpoint: everything that came before it has been worked on, and nothing behind it.
     pub(super) fn barrier(&mut self, step: &mut S, replica: usize, barrier: u64) -> Result<(), Break> {
         let Some(checkpoints) = &self.parts.shared.checkpoints else { return Ok(()) };

@@ -294,11 +294,8 @@ where
             if receiver.owes() && receiver.settle() == Standing::Out {
                 return Err(Break::Retired);
             }
-            if let Some(door) = &mut self.door {
-                door.open(&mut self.pending);
-                if !self.pending.is_empty() {
-                    continue;
-                }
+            if self.open_door(step, replica)? {
+                continue;
             }
             self.commit(step, replica)?;
             // Where a drained pipeline has checkpoints, windows stay open for whoever goes on.
@@ -349,7 +346,7 @@ where
                         self.outlet.control(Control::Watermark(time))?;
                     }
                 }
-                Received::Control(Control::Barrier(barrier)) => self.barrier(step, replica, barrier)?,
+                Received::Control(Control::Barrier(barrier)) => self.barrier_comes(step, replica, barrier)?,
                 Received::Control(Control::Idle) if idle_after.is_none() => self.outlet.control(Control::Idle)?,
                 Received::TimedOut if idle_at.is_some_and(|at| at <= clock.now()) => {
                     self.outlet.control(Control::Idle)?;
