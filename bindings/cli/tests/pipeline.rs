@@ -120,6 +120,35 @@ fn the_example_does_what_the_demo_does() {
     assert!((written("languages.jsonl"), written("unsure.jsonl")) == before, "results changed");
 }
 
+/// The other examples that this repository has a model for, for real: an ensemble of models with a group, ranges of replicas
+/// and a canary.
+#[test]
+fn juries_and_canaries_run_from_their_files() {
+    let (folder, _) = example();
+    let run = |name: &str| {
+        let text = fs::read_to_string(examples().join("pipelines").join(name)).expect("the example is there");
+        let report = json(&millstream(&["run", "--json"], &folder.write(&format!("examples/pipelines/{name}"), &text)));
+        assert_eq!((report["ended"].as_str(), report["dead_letters"].as_u64()), (Some("complete"), Some(0)), "{report}");
+        folder.lines(&format!("examples/pipelines/{}", name.replace("toml", "jsonl")))
+    };
+    let (jury, canary) = (run("jury.toml"), run("canary.toml"));
+    let single: Vec<Json> = [run("languages.toml"), folder.lines("examples/pipelines/unsure.jsonl")].concat();
+    let of = |rows: &[Json], path: &str| rows.iter().find(|row| row["path"].as_str().is_some_and(|found| found.ends_with(path))).cloned().unwrap_or_default();
+    for (repeated, path) in (0..40).flat_map(|number| ["rs", "py"].map(|ending| (number % 20, format!("/src/{number}.{ending}")))) {
+        let (wanted, verdict, tried) = (of(&single, &path), of(&jury, &path), of(&canary, &path));
+        assert!(wanted["language"].is_string() && tried["language"] == wanted["language"], "{path}: {tried}, {wanted}");
+        assert!((2..=3).contains(&verdict["answers"].as_u64().unwrap_or_default()) && verdict["language"].is_string(), "{verdict}");
+        // Short files have one beginning, whatever its length.
+        assert!(repeated > 2 || verdict["language"] == wanted["language"], "{path}: {verdict}, {wanted}");
+    }
+    assert!(canary.iter().all(|row| row["model"].as_str().is_some_and(|model| model.starts_with("language@"))), "{canary:?}");
+    let shown = String::from_utf8(millstream(&["run", "--dry"], &folder.0.join("examples/pipelines/jury.toml")).stdout).expect("text");
+    assert!(shown.contains("group `long` (first-2-kib, long-window, long): one_for_one, 3 restarts within 5s, then quarantine"), "{shown}");
+    assert!(shown.contains("1 to 2") && shown.contains("longer than 20ms"), "{shown}");
+    let shown = String::from_utf8(millstream(&["run", "--dry"], &folder.0.join("examples/pipelines/canary.toml")).stdout).expect("text");
+    assert!(shown.contains("; ../language-model/language.onnx on trial: 20 % of the batches"), "{shown}");
+}
+
 /// `--dry` says exactly what the engine's plan says of the largest batch, and divides what does not fit.
 #[test]
 fn dry_tells_budgets_edges_and_exact_plans() {
@@ -316,6 +345,29 @@ fn top_shows_what_a_pipeline_does() {
     answering.join().expect("it answered");
     assert_eq!(refused.status.code(), Some(2));
     assert!(String::from_utf8_lossy(&refused.stderr).contains("line 1 is no sample of a metric: <html>"), "{refused:?}");
+}
+
+/// In a pseudo-terminal, whose size nobody has set: the figures stand on a second screen, and the report on the first.
+#[test]
+fn a_run_shows_its_figures_and_leaves_the_terminal_as_it_was() {
+    let folder = Folder::new();
+    let file = folder.write("copy.toml", &COPY.replace("[metrics]\naddress = \"127.0.0.1:0\"\n", "").replace("\"-\"", "\"in\"").replace("1000", "7"));
+    folder.write("in", "nothing is here\n");
+    let terminal = "import pty, sys; sys.exit(pty.spawn(sys.argv[1:]) >> 8)";
+    let mut command = Command::new("python3");
+    command.args(["-c", terminal, env!("CARGO_BIN_EXE_millstream"), "run", "--top"]).arg(&file).env("TERM", "xterm").stdin(Stdio::null());
+    let output = command.output().expect("Python runs");
+    let shown = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{shown}");
+    let (before, rest) = shown.split_once("\x1b[?1049h").unwrap_or_else(|| panic!("no second screen: {shown}"));
+    let (second, first) = rest.split_once("\x1b[?1049l").unwrap_or_else(|| panic!("it stays: {shown}"));
+    assert!(before.is_empty() && second.contains("copy: admitted") && second.contains("running") && second.ends_with("\x1b[?25h"), "{shown}");
+    assert!(!first.contains("\x1b[?1049h") && first.contains("complete: 1 records"), "{shown}");
+    let refused = millstream(&["run", "--top"], &file);
+    assert_eq!(
+        (refused.status.code(), String::from_utf8_lossy(&refused.stderr).as_ref()),
+        (Some(2), "error: --top draws on a terminal, and standard output is none\n")
+    );
 }
 
 /// A record that is tried again and again holds a drain up; the second signal gives it up.

@@ -17,6 +17,7 @@ use serde_json::json;
 use std::{
     error::Error,
     fs,
+    io::{self, IsTerminal},
     path::{Path, PathBuf},
     process::ExitCode,
     sync::Arc,
@@ -34,6 +35,9 @@ pub(crate) struct Options {
     /// Send spans of sampled records to this OpenTelemetry collector, as OTLP over HTTP: http://localhost:4318.
     #[arg(long, value_name = "URL")]
     otlp: Option<String>,
+    /// Show all figures while it runs, as `millstream top` does, on a screen of their own.
+    #[arg(long)]
+    top: bool,
     /// Print one JSON object.
     #[arg(long)]
     json: bool,
@@ -41,7 +45,7 @@ pub(crate) struct Options {
 
 impl Options {
     pub(crate) fn is_given(&self) -> bool {
-        self.dry || self.plot.is_some() || self.json || self.otlp.is_some()
+        self.dry || self.plot.is_some() || self.json || self.top || self.otlp.is_some()
     }
 }
 
@@ -77,6 +81,9 @@ pub(crate) fn run(path: &Path, arguments: &Options) -> Result<ExitCode, Failure>
     if arguments.dry || arguments.plot.is_some() {
         return Ok(ExitCode::SUCCESS);
     }
+    if arguments.top && !io::stdout().is_terminal() {
+        return Err(Failure::Usage("--top draws on a terminal, and standard output is none".into()));
+    }
     let running = match file.spawn(&models) {
         Ok(running) => running,
         Err(RunError::File(problems)) => return Ok(refused(&problems)),
@@ -85,7 +92,10 @@ pub(crate) fn run(path: &Path, arguments: &Options) -> Result<ExitCode, Failure>
     if let Some(address) = running.metrics() {
         eprintln!("metrics at http://{address}/metrics");
     }
-    let ended = stopping::watch(running.handle(), "records")?;
+    let ended = match arguments.top {
+        true => stopping::watch_live(running.handle(), file.name())?,
+        false => stopping::watch(running.handle(), "records")?,
+    };
     let tracer = running.tracer().cloned();
     let joined = running.join();
     if let Some(spans) = tracer.map(|tracer| tracer.counts()).filter(|spans| spans.lost() > 0) {

@@ -38,7 +38,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
         return pipeline::run(&arguments.file, &arguments.pipeline);
     }
     if arguments.pipeline.is_given() {
-        return Err(Failure::Usage("--dry, --plot, --otlp and --json are for pipelines, which are .toml files".into()));
+        return Err(Failure::Usage("--dry, --plot, --top, --otlp and --json are for pipelines, which are .toml files".into()));
     }
     let output = arguments.output.as_ref().ok_or_else(|| Failure::Usage("--output DIR says where a model's outputs are written to".into()))?;
     run_model(arguments, output)

@@ -2,9 +2,8 @@
 
 use crate::{
     failure::Failure,
-    top::{Figures, Page, Reading, draw},
+    top::{Figures, Page, Reading, Screen, draw},
 };
-use console::Term;
 use signal_hook::{
     consts::{SIGINT, SIGTERM},
     flag,
@@ -47,16 +46,15 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let interval = Duration::try_from_secs_f64(arguments.interval).ok().filter(|time| !time.is_zero());
     let interval = interval.ok_or_else(|| Failure::Usage(format!("--interval {}: a positive number of seconds is expected", arguments.interval)))?;
     let agent: ureq::Agent = ureq::Agent::config_builder().timeout_global(Some(PATIENCE)).build().into();
-    let terminal = Term::stdout();
     let mut before = read(&agent, &arguments.url)?;
-    if arguments.once || !terminal.is_term() {
+    let stop = stop()?;
+    let screen = if arguments.once { None } else { Screen::enter()? };
+    let Some(screen) = screen else {
         thread::sleep(interval);
         let now = read(&agent, &arguments.url)?;
         print!("{}", draw(&Figures::between(&before, &now)));
         return Ok(ExitCode::SUCCESS);
-    }
-    let stop = stop()?;
-    let shown = Shown::new(&terminal)?;
+    };
     let mut first = true;
     while !stop.load(Ordering::Acquire) {
         // The first figures come soon.
@@ -68,7 +66,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
         }
         first = false;
         let now = read(&agent, &arguments.url)?;
-        shown.show(&draw(&Figures::between(&before, &now)))?;
+        screen.show(&draw(&Figures::between(&before, &now)))?;
         before = now;
     }
     Ok(ExitCode::SUCCESS)
@@ -92,39 +90,4 @@ fn stop() -> Result<Arc<AtomicBool>, Failure> {
         flag::register(signal, stop.clone()).map_err(|error| Failure::Usage(error.to_string()))?;
     }
     Ok(stop)
-}
-
-/// A terminal without its cursor, which comes back in the end.
-struct Shown<'t>(&'t Term);
-
-impl<'t> Shown<'t> {
-    fn new(terminal: &'t Term) -> Result<Self, Failure> {
-        terminal.hide_cursor().and_then(|()| terminal.clear_screen()).map_err(Failure::io("the terminal"))?;
-        Ok(Shown(terminal))
-    }
-
-    /// Writes over what was there, and clears what is left of it.
-    fn show(&self, text: &str) -> Result<(), Failure> {
-        let (rows, columns) = self.0.size();
-        let mut lines = text.lines();
-        let mut write = || -> std::io::Result<()> {
-            self.0.move_cursor_to(0, 0)?;
-            for row in 0..usize::from(rows.saturating_sub(1)) {
-                self.0.clear_line()?;
-                match lines.next() {
-                    Some(line) => self.0.write_line(&line.chars().take(usize::from(columns)).collect::<String>())?,
-                    None if row == 0 => {}
-                    None => self.0.move_cursor_down(1)?,
-                }
-            }
-            Ok(())
-        };
-        write().map_err(Failure::io("the terminal"))
-    }
-}
-
-impl Drop for Shown<'_> {
-    fn drop(&mut self) {
-        let _ = self.0.show_cursor();
-    }
 }

@@ -4,8 +4,12 @@
 
 mod draw;
 mod figures;
+mod live;
 mod page;
+mod screen;
 
 pub(crate) use draw::draw;
 pub(crate) use figures::{Figures, Reading};
+pub(crate) use live::Live;
 pub(crate) use page::Page;
+pub(crate) use screen::Screen;
