@@ -52,7 +52,7 @@ fn model(events: &[Event], windows: Windows) -> Vec<Window> {
             Windows::Session(pause) => {
                 let mut run: Vec<Event> = Vec::new();
                 for event in events {
-                    if run.last().is_some_and(|last| event.time > last.time + us(pause)) {
+                    if run.last().is_some_and(|last| event.time >= last.time + us(pause)) {
                         out.insert((key, run[0].time, run[run.len() - 1].time + us(pause)), run.drain(..).map(|e| e.number).collect());
                     }
                     run.push(event);

@@ -36,7 +36,8 @@ pub enum Windows {
         /// How far it is from one window's start to the next.
         every: Duration,
     },
-    /// Those with no longer pause than this between them.
+    /// Those with a shorter pause than this between them: a session ends that long after its last record, and what comes at its very end
+    /// begins another one, whether the session is still open or given out already.
     Session(Duration),
     /// So many, in the order of their coming. What is left at the end of the stream is a window too.
     Count(u64),
@@ -221,7 +222,7 @@ impl<T: Send + 'static, A: Aggregate<T>> WindowFn<T, A> {
         let key = came.key;
         let (mut start, mut end) = (time, time.saturating_add(pause));
         let sessions = state.sessions.entry(key).or_default();
-        let near: Vec<_> = sessions.range(..=end).rev().take_while(|(_, until)| **until >= start).map(|(from, until)| (*from, *until)).collect();
+        let near: Vec<_> = sessions.range(..end).rev().take_while(|(_, until)| **until > start).map(|(from, until)| (*from, *until)).collect();
         if near.is_empty() && end <= state.watermark {
             if sessions.is_empty() {
                 state.sessions.remove(&key);
