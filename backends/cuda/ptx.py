@@ -27,22 +27,22 @@ class Nvrtc:
             raise FileNotFoundError(f"no libnvrtc in {', '.join(map(str, folders))}")
         for builtins in found("libnvrtc-builtins.so.*"):
             ctypes.CDLL(str(builtins), mode=ctypes.RTLD_GLOBAL)  # which it looks for by name alone
-        self.library = ctypes.CDLL(str(found("libnvrtc.so.*")[-1]))
+        self.nvrtc = ctypes.CDLL(str(found("libnvrtc.so.*")[-1]))
 
     def text(self, program, what):
         """The log or the PTX of a program."""
         size = ctypes.c_size_t()
-        getattr(self.library, f"nvrtcGet{what}Size")(program, ctypes.byref(size))
+        getattr(self.nvrtc, f"nvrtcGet{what}Size")(program, ctypes.byref(size))
         buffer = ctypes.create_string_buffer(size.value)
-        getattr(self.library, f"nvrtcGet{what}")(program, buffer)
+        getattr(self.nvrtc, f"nvrtcGet{what}")(program, buffer)
         return buffer.value.decode()
 
     def compile(self, source):
         """The PTX of one file; an error holds the compiler's log. Warnings are errors."""
         program = ctypes.c_void_p()
-        self.library.nvrtcCreateProgram(ctypes.byref(program), source.read_bytes(), source.name.encode(), 0, None, None)
+        self.nvrtc.nvrtcCreateProgram(ctypes.byref(program), source.read_bytes(), source.name.encode(), 0, None, None)
         options = [o.encode() for o in (*OPTIONS, *(f"--include-path={path}" for path in (*self.includes, source.parent)))]
-        failed = self.library.nvrtcCompileProgram(program, len(options), (ctypes.c_char_p * len(options))(*options))
+        failed = self.nvrtc.nvrtcCompileProgram(program, len(options), (ctypes.c_char_p * len(options))(*options))
         log = self.text(program, "ProgramLog").strip()
         if failed or log:
             raise SyntaxError(f"{source.name}: {log}")
