@@ -3,7 +3,7 @@
 //
 // A row of softmax keeps its largest score so far, the sum of exp(score - largest), and the sum of values with those
 // weights; a larger score scales both sums down (Milakov and Gimelshein 2018; Rabe and Staats 2021; Dao 2022). All of that
-// is float32. A query that sees no key gives 0.
+// is float32. A query that sees no key, or whose scores are all -inf, gives what `blind` says.
 //
 // `attention` takes 16 queries a block against tiles of 32 keys; `attention_decode` splits the keys of few queries over
 // blocks, and `attention_join` joins the splits. For tensor cores see attention_tensor.cu.
@@ -95,7 +95,7 @@ template <int MOST, class T> DEVICE void attention(const T* q, const T* k, const
             }
             __syncthreads();
         }
-        const f32 factor = sum == 0.0f ? 0.0f : 1.0f / sum;
+        const f32 factor = normaliser(sum, s);
         T* const to = y + batch * s.y_batch + head * s.y_head + (first + row) * s.y_row;
         UNROLL for (int j = 0; j < MOST / BESIDE; j++) {
             const int column = lane + j * BESIDE;
@@ -191,7 +191,7 @@ template <class T> DEVICE void joined(const f32* parts, i64 splits, T* y, const 
         ROLLED for (i64 column = threadIdx.x; column < s.value_size; column += THREADS) {
             f32 element = 0.0f;
             ROLLED for (i64 i = 0; i < splits; i++) element += mine[i * width] == -infinity() ? 0.0f : mine[i * width + 2 + column] * expf(mine[i * width] - highest);
-            y[batch * s.y_batch + head * s.y_head + query * s.y_row + column] = rounded<T>(total == 0.0f ? 0.0f : element / total);
+            y[batch * s.y_batch + head * s.y_head + query * s.y_row + column] = rounded<T>(element * normaliser(total, s));
         }
     }
 }

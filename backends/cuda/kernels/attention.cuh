@@ -14,6 +14,8 @@ struct Attention {
     i64 window;  // how many positions a query sees, its own included; 0: all
     i32 mask;    // 0 none, 1 added to scores (of the tensors' type), 2 bytes: 0 hides
     i32 causal;  // hides keys at positions after the query's
+    i32 blind;   // what a query gives whose scores are all -inf: 0 zeros, 1 NaN, as softmax itself does
+    i32 reserved;
     f32 scale, softcap;  // softcap c > 0: c tanh(score / c), before the mask
 };
 
@@ -38,6 +40,9 @@ struct Sight {
     }
     MEMBER bool sees(i64 query, i64 key) const { return key >= begin(query) && key < end(query); }
 };
+
+// What the sum of values is multiplied with, for the sum of their weights.
+DEVICE f32 normaliser(f32 sum, const Attention& s) { return sum == 0.0f ? s.blind ? __int_as_float(0x7fc00000) : 0.0f : 1.0f / sum; }
 
 // The score of a product of query and key as softmax sees it; -inf where the key is hidden.
 template <class T> DEVICE f32 seen(f32 product, const Attention& s, const Sight& sight, const void* mask, i64 batch, i64 head, i64 query, i64 key) {

@@ -110,7 +110,7 @@ template <int SIZE, class T> DEVICE void attention(const T* q, const T* k, const
             __syncthreads();
         }
         UNROLL for (int h = 0; h < 2; h++) {
-            const f32 factor = sum[h] == 0.0f ? 0.0f : 1.0f / sum[h];
+            const f32 factor = normaliser(sum[h], s);
             T* const to = y + batch * s.y_batch + head * s.y_head + (row + h * 8) * s.y_row;
             UNROLL for (int d = 0; d < SIZE / 8; d++) {
                 UNROLL for (int i = 0; i < 2; i++) {

@@ -16,7 +16,7 @@ struct Rotary {
 // entries: rotary_{f32,f16,bf16}
 // launch: block=256 grid=ceil(batch * heads * length * (size - rotated / 2) / 256) shared=0 registers=56
 // args: x, cos, sin, positions (i64, may be null), y, shape (Rotary by value), fault. y may be x with the same strides.
-// A position without a row in the table leaves its row as it is and sets *fault.
+// A negative position counts from the table's end. One without a row in the table leaves its row as it is and sets *fault.
 #define ROTARY(T) \
     KERNEL(rotary_##T, 256, const T* x, const T* cosine, const T* sine, const i64* positions, T* y, Rotary s, i32* fault) { \
         const i64 half = s.rotated / 2, slots = s.size - half; \
@@ -28,7 +28,8 @@ struct Rotary {
                 to[slot + half] = from[slot + half]; \
                 continue; \
             } \
-            const i64 position = positions ? positions[batch * s.positions_batch + row] : s.first + row; \
+            i64 position = positions ? positions[batch * s.positions_batch + row] : s.first + row; \
+            if (position < 0) position += s.table_rows; \
             const i64 left = s.interleaved ? 2 * slot : slot, right = s.interleaved ? left + 1 : left + half; \
             const f32 a = to_f32(from[left]), b = to_f32(from[right]); \
             f32 c = 1.0f, d = 0.0f; \
@@ -49,6 +50,8 @@ struct Append {
     i64 x_batch, x_head, x_row, cache_batch, cache_head, cache_row;
     i64 capacity;  // rows of a head in the cache
     i64 first;     // without starts: where the rows go
+    i32 circular;  // 1: rows past the capacity go to the front
+    i32 reserved;
 };
 
 // entries: cache_append_{b1,b2,b4}
@@ -59,7 +62,8 @@ struct Append {
     KERNEL(cache_append_##W, 256, const T* x, const i64* starts, T* cache, Append s, i32* fault) { \
         ROLLED for (i64 i = thread_of_grid(); i < s.batch * s.heads * s.length * s.size; i += threads_of_grid()) { \
             const i64 column = i % s.size, row = i / s.size % s.length, head = i / s.size / s.length % s.heads, batch = i / s.size / s.length / s.heads; \
-            const i64 at = (starts ? starts[batch] : s.first) + row; \
+            i64 at = (starts ? starts[batch] : s.first) + row; \
+            if (s.circular) at = (at % s.capacity + s.capacity) % s.capacity; \
             if (at < 0 || at >= s.capacity) atomicExch(fault, 1); \
             else cache[batch * s.cache_batch + head * s.cache_head + at * s.cache_row + column] = x[batch * s.x_batch + head * s.x_head + row * s.x_row + column]; \
         } \

@@ -13,8 +13,8 @@ use bytemuck::Pod;
 pub(crate) enum Argument {
     Input(usize, usize),
     Output(usize, usize),
-    /// Memory beside inputs and outputs, by its position in [`Calls::scratch`].
-    Scratch(usize),
+    /// Memory beside inputs and outputs, by its position in [`Calls::scratch`], and an offset in bytes.
+    Scratch(usize, usize),
     /// The integer that a kernel sets where an element is none that it may be.
     Fault,
     Null,

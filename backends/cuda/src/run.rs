@@ -190,7 +190,7 @@ impl Engine {
         let pointer = |argument: &Argument| match argument {
             Argument::Input(i, offset) => place(&step.inputs, *i, *offset),
             Argument::Output(i, offset) => place(&step.outputs, *i, *offset),
-            Argument::Scratch(i) => step.scratch.get(*i).and_then(|p| address(p, 0)),
+            Argument::Scratch(i, offset) => step.scratch.get(*i).and_then(|p| address(p, *offset)),
             Argument::Fault => step.fault.map(|i| faults + 4 * i as u64),
             _ => None,
         };

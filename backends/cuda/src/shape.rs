@@ -118,8 +118,47 @@ pub(crate) struct Attention {
     /// 0 none, 1 added to scores, 2 bytes of which 0 hides.
     pub(crate) mask: i32,
     pub(crate) causal: i32,
+    /// What a query gives whose scores are all -∞: 0 zeros, 1 NaN.
+    pub(crate) blind: i32,
+    pub(crate) reserved: i32,
     pub(crate) scale: f32,
     pub(crate) softcap: f32,
+}
+
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default, Pod, Zeroable)]
+pub(crate) struct Rotary {
+    pub(crate) batch: i64,
+    pub(crate) heads: i64,
+    pub(crate) length: i64,
+    pub(crate) size: i64,
+    /// Elements of a head that turn.
+    pub(crate) rotated: i64,
+    /// Strides of batch, head and row.
+    pub(crate) x: [i64; 3],
+    pub(crate) y: [i64; 3],
+    pub(crate) table_rows: i64,
+    pub(crate) table_row: i64,
+    pub(crate) positions_batch: i64,
+    pub(crate) first: i64,
+    pub(crate) interleaved: i32,
+    pub(crate) reserved: i32,
+}
+
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default, Pod, Zeroable)]
+pub(crate) struct Append {
+    pub(crate) batch: i64,
+    pub(crate) heads: i64,
+    pub(crate) length: i64,
+    pub(crate) size: i64,
+    /// Strides of batch, head and row.
+    pub(crate) x: [i64; 3],
+    pub(crate) cache: [i64; 3],
+    pub(crate) capacity: i64,
+    pub(crate) first: i64,
+    pub(crate) circular: i32,
+    pub(crate) reserved: i32,
 }
 
 #[cfg(test)]
@@ -129,7 +168,7 @@ mod tests {
 
     #[test]
     fn structures_are_as_large_as_the_ptx_says() {
-        let sizes: [(&str, usize, usize); 7] = [
+        let sizes: [(&str, usize, usize); 9] = [
             ("copy_strided_b4", 3, size_of::<Walk<2>>()),
             ("binary_strided_f32", 5, size_of::<Walk<2>>()),
             ("where_strided_b4", 5, size_of::<Walk<3>>()),
@@ -137,6 +176,8 @@ mod tests {
             ("conv2d_tiled_f32", 5, size_of::<Conv>()),
             ("average_pool2d_f32", 2, size_of::<Pool>()),
             ("attention_d64_f32", 6, size_of::<Attention>()),
+            ("rotary_f32", 5, size_of::<Rotary>()),
+            ("cache_append_b4", 3, size_of::<Append>()),
         ];
         for (kernel, argument, bytes) in sizes {
             assert_eq!(entry(kernel).unwrap().arguments[argument], bytes, "{kernel}");

@@ -5,8 +5,10 @@ use millstream_compile::{Options, simplify};
 use millstream_cpu::CpuBackend;
 use millstream_engine::{Backend, Executable, Request, Workspace};
 use millstream_graph::{Attribute, Attributes, BuildCx, Declared, Graph, Node, ValueId};
-use millstream_tensor::{DType, Tensor, Value};
+use millstream_tensor::{DType, Tensor, Value, bf16, f16};
 use std::sync::Arc;
+
+mod decoders;
 
 /// Numbers in −1..1.
 fn noise(dims: &[usize], seed: u32) -> Tensor {
@@ -28,19 +30,35 @@ fn input(graph: &mut Graph, name: &str, dtype: DType, rank: usize) -> ValueId {
 
 /// A node with one output.
 fn node(graph: &mut Graph, name: &str, op: &str, inputs: &[ValueId], attributes: &[(&str, Attribute)]) -> ValueId {
+    let inputs: Vec<_> = inputs.iter().copied().map(Some).collect();
+    nodes(graph, name, op, &inputs, attributes, 1)[0]
+}
+
+/// A node with several outputs, and inputs that may be left out.
+fn nodes(graph: &mut Graph, name: &str, op: &str, inputs: &[Option<ValueId>], attributes: &[(&str, Attribute)], outputs: usize) -> Vec<ValueId> {
     let attributes: Attributes = attributes.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
-    let cx = BuildCx { version: 0, attributes: &attributes, inputs: inputs.len(), outputs: 1, subgraphs: &[] };
+    let cx = BuildCx { version: 0, attributes: &attributes, inputs: inputs.len(), outputs, subgraphs: &[] };
     let registry = millstream_ops::registry();
-    let built = registry.find("", op).expect("an operator of ours").instantiate(22, cx).expect("it can be built");
-    let y = graph.add_placeholder(name, Declared::default());
-    let inputs = inputs.iter().copied().map(Some).collect();
-    graph.add_node(Node { path: name.into(), op_name: op.into(), op: built.into(), inputs, outputs: vec![Some(y)], subgraphs: vec![] });
-    y
+    let built = registry.find("", op).expect("an operator of ours").instantiate(25, cx).expect("it can be built");
+    let made: Vec<_> = (0..outputs).map(|i| graph.add_placeholder(&format!("{name} {i}"), Declared::default())).collect();
+    let (inputs, outputs) = (inputs.to_vec(), made.iter().copied().map(Some).collect());
+    graph.add_node(Node { path: name.into(), op_name: op.into(), op: built.into(), inputs, outputs, subgraphs: vec![] });
+    made
 }
 
 fn run(model: &dyn Executable, inputs: &[Value]) -> Vec<Tensor> {
     let made = model.run(&mut Workspace::new(), Request::new(inputs)).unwrap_or_else(|e| panic!("{e}"));
     made.into_iter().map(|v| v.expect("no buffers were given").into_tensor().expect("a tensor")).collect()
+}
+
+/// The elements of a tensor of floats, and how far two of them may lie apart: halves are rounded, weights of tensor cores too.
+fn floats(t: &Tensor) -> Option<(Vec<f32>, f32)> {
+    match t.dtype() {
+        DType::F32 => Some((t.as_slice::<f32>().ok()?.to_vec(), 1e-5)),
+        DType::F16 => Some((t.as_slice::<f16>().ok()?.iter().map(|x| x.to_f32()).collect(), 2e-3)),
+        DType::BF16 => Some((t.as_slice::<bf16>().ok()?.iter().map(|x| x.to_f32()).collect(), 1.6e-2)),
+        _ => None,
+    }
 }
 
 /// The graph's outputs on a device and on the CPU, for several inputs by turns; the device's lines for the first ones.
@@ -53,14 +71,14 @@ fn compared(mut graph: Graph, runs: &[Vec<Tensor>]) -> Vec<String> {
             let inputs: Vec<Value> = inputs.iter().cloned().map(Value::Tensor).collect();
             for (found, wanted) in run(&*cuda, &inputs).iter().zip(run(&*cpu, &inputs)) {
                 assert_eq!((found.dtype(), found.shape()), (wanted.dtype(), wanted.shape()));
-                if wanted.dtype() != DType::F32 {
+                let (Some((found, tolerance)), Some((wanted, _))) = (floats(found), floats(&wanted)) else {
                     assert_eq!(found, &wanted, "round {round}");
                     continue;
-                }
-                let (found, wanted) = (found.as_slice::<f32>().expect("f32"), wanted.as_slice::<f32>().expect("f32"));
+                };
                 let largest = wanted.iter().fold(1.0f32, |m, x| m.max(x.abs()));
-                for (a, b) in found.iter().zip(wanted) {
-                    assert!((a - b).abs() <= 1e-5 * largest, "round {round}: {a}, expected {b}");
+                for (i, (a, b)) in found.iter().zip(&wanted).enumerate() {
+                    let agree = (a - b).abs() <= tolerance * largest || a.is_nan() && b.is_nan();
+                    assert!(agree, "round {round}: element {i} is {a}, expected {b}");
                 }
             }
         }

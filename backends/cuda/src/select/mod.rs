@@ -1,6 +1,7 @@
 //! What runs on the device: from an operator, types and shapes to launches.
 
 mod attention;
+mod decoder;
 mod elementwise;
 mod movement;
 mod norm;
@@ -18,6 +19,7 @@ use millstream_tensor::DType;
 /// What is known of a node before it runs.
 pub(crate) struct Site<'a> {
     op: &'a dyn Op,
+    node: &'a Node,
     facts: &'a [Option<&'a Fact>],
     inputs: Vec<Option<Spec>>,
     outputs: &'a [Spec],
@@ -30,6 +32,11 @@ impl Site<'_> {
 
     fn dims(&self, i: usize) -> Option<&[usize]> {
         Some(self.input(i)?.shape().dims())
+    }
+
+    /// True if somebody reads output `i`.
+    fn wants(&self, i: usize) -> bool {
+        self.node.outputs.get(i).is_some_and(Option::is_some)
     }
 
     fn output(&self) -> Option<&Spec> {
@@ -90,18 +97,20 @@ pub(crate) fn select(node: &Node, facts: &[Option<&Fact>], outputs: &[Spec]) -> 
         Some(f) => Some(Some(Spec::row_major(f.dtype, f.shape()?.ok()?))),
     };
     let inputs = facts.iter().map(spec).collect::<Option<Vec<_>>>()?;
-    // An empty tensor is not launched.
-    if outputs.is_empty() || inputs.iter().flatten().chain(outputs).any(|s| s.bytes() == 0 || s.dtype == DType::String) {
+    // An empty tensor is not launched; a cache may be empty.
+    let is_launched = |(i, s): (usize, &Option<Spec>)| s.is_none_or(|s| s.dtype != DType::String && (s.bytes() > 0 || attention::may_be_empty(&*node.op, i)));
+    if outputs.is_empty() || outputs.iter().any(|s| s.bytes() == 0 || s.dtype == DType::String) || !inputs.iter().enumerate().all(is_launched) {
         return None;
     }
-    let site = Site { op: &*node.op, facts, inputs, outputs };
+    let site = Site { op: &*node.op, node, facts, inputs, outputs };
     let made = movement::select(&site, node)
         .or_else(|| only(node, elementwise::select(&site)))
         .or_else(|| only(node, norm::select(&site)))
         .or_else(|| only(node, product::select(&site)))
         .or_else(|| only(node, window::select(&site)))
         .or_else(|| only(node, quantise::select(&site)))
-        .or_else(|| only(node, attention::select(&site)))?;
+        .or_else(|| only(node, decoder::select(&site)))
+        .or_else(|| attention::select(&site))?;
     // A launch that does not fit its kernel is none: the host runs the node, and tests find it.
     debug_assert_eq!(made.check(), Ok(()), "{}", node.path);
     made.check().is_ok().then_some(made)
@@ -121,5 +130,6 @@ pub fn runs_on_cuda(op: &dyn Op) -> bool {
         || product::knows(op)
         || window::knows(op)
         || quantise::knows(op)
+        || decoder::knows(op)
         || attention::knows(op)
 }

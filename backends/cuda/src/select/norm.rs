@@ -114,7 +114,7 @@ fn across(site: &Site<'_>, name: &str, axis: usize) -> Option<Calls> {
     // Where the elements of a row lie among the lines.
     let lines = [(length * inner) as i64, 1, inner as i64];
     let own = row_major(&turned);
-    let room = || Argument::Scratch(0);
+    let room = || Argument::Scratch(0, 0);
     let calls = copy(Calls::new().scratch(y.bytes()), y.dtype, &turned, (Argument::Input(0, 0), &lines), (room(), &own))?;
     let soft = by_rows(name, site.float()?, rows, length, vec![room(), room(), Argument::count(rows), Argument::count(length)]);
     copy(calls.followed_by(soft), y.dtype, &turned, (room(), &own), (Argument::Output(0, 0), &lines))
@@ -170,7 +170,7 @@ fn by_channel(site: &Site<'_>) -> Option<Calls> {
         let arguments = vec![Argument::I32(number), a, b, Argument::Output(0, 0), Argument::count(n), Argument::walk(&walk)];
         calls.call(format!("binary_strided_{dtype}"), n, 1024, arguments)
     };
-    let factor = || Argument::Scratch(0);
+    let factor = || Argument::Scratch(0, 0);
     let calls = Calls::new().scratch(channels * size);
     let calls = function("affine", dtype, channels, Argument::Input(4, 0), factor(), (1.0, norm.epsilon), calls);
     let calls = function("rsqrt", dtype, channels, factor(), factor(), (0.0, 0.0), calls);

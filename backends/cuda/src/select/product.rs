@@ -148,8 +148,8 @@ fn matrices(site: &Site<'_>, gemm: &Gemm) -> Option<Calls> {
         let elements = c.shape().elements();
         let mut term = Argument::Input(2, 0);
         if beta != 1.0 {
-            calls = super::elementwise::function("affine", dtype, elements, term, Argument::Scratch(0), (beta, 0.0), calls.scratch(c.bytes()));
-            term = Argument::Scratch(0);
+            calls = super::elementwise::function("affine", dtype, elements, term, Argument::Scratch(0, 0), (beta, 0.0), calls.scratch(c.bytes()));
+            term = Argument::Scratch(0, 0);
         }
         match *c.shape().dims() {
             [d] | [1, d] if d == n => (shape.bias, bias) = (1, term),

@@ -55,6 +55,21 @@ struct Dims {
 }
 
 impl RotaryEmbedding {
+    /// True if pairs are neighbours, not halves.
+    pub fn pairs_are_neighbours(&self) -> bool {
+        self.neighbours
+    }
+
+    /// Heads of a tensor of three axes.
+    pub fn heads(&self) -> usize {
+        self.heads
+    }
+
+    /// Elements of a head that are turned; 0 for all.
+    pub fn turned(&self) -> usize {
+        self.turned
+    }
+
     fn dims(&self, x: &Shape) -> Result<Dims, EvalError> {
         let (side_by_side, [batch, heads, length, depth]) = match x[..] {
             [b, h, l, d] => (false, [b, h, l, d]),

@@ -93,6 +93,26 @@ const PAST: [usize; 2] = [4, 5];
 const VALID: usize = 6;
 
 impl Attention {
+    /// Heads of queries, and of keys and values, where operands have three axes.
+    pub fn heads(&self) -> Option<[usize; 2]> {
+        self.heads
+    }
+
+    /// The factor of scores; without one, it is 1 by the root of a query's elements.
+    pub fn factor(&self) -> Option<f32> {
+        self.scale
+    }
+
+    /// The bound that scores are capped to; 0 for none.
+    pub fn cap(&self) -> f32 {
+        self.cap
+    }
+
+    /// How many keys before and behind its own a query sees; `None` for all.
+    pub fn window(&self) -> [Option<usize>; 2] {
+        [self.left, if self.causal { Some(0) } else { self.right }]
+    }
+
     fn dims<'s>(&self, shape: impl Fn(usize) -> Option<&'s Shape>) -> Result<Dims, EvalError> {
         let must = |i: usize| shape(i).ok_or(EvalError::MissingInput(i));
         let past = match (shape(PAST[0]), shape(PAST[1])) {
@@ -138,10 +158,10 @@ impl Attention {
                     (count, count as isize - dims.queries as isize)
                 }
             };
-            let right = if self.causal { Some(0) } else { self.right };
+            let [left, right] = self.window();
             Ok(KeyWindow {
                 keys: valid.min(masked),
-                first: self.left.map(|left| offset.saturating_sub_unsigned(left)),
+                first: left.map(|left| offset.saturating_sub_unsigned(left)),
                 last: right.map(|right| offset.saturating_add_unsigned(right)),
             })
         };

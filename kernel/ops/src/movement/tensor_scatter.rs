@@ -34,6 +34,18 @@ pub struct TensorScatter {
     circular: bool,
 }
 
+impl TensorScatter {
+    /// The axis of steps.
+    pub fn axis(&self) -> i64 {
+        self.axis
+    }
+
+    /// True if steps past the end go to the front.
+    pub fn is_circular(&self) -> bool {
+        self.circular
+    }
+}
+
 impl Op for TensorScatter {
     fn infer(&self, cx: &InferCx<'_>) -> Result<Vec<Fact>, InferError> {
         let x = cx.input(0)?;
