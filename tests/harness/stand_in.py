@@ -1,4 +1,4 @@
-"""What stands in for NVIDIA's driver: built from the kernels and the shim, and the tests that load it as libcuda."""
+"""What stands in for NVIDIA's driver and for cuBLASLt: built from the kernels and the shim, and the tests that load them."""
 
 import hashlib
 import os
@@ -46,7 +46,8 @@ def build(compiler):
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         objects = list(pool.map(compiled, sources))
-    library = folder / "libcuda.so.1"
-    output(*compiler, "-shared", *objects, "-lm", "-lpthread", "-o", library)
-    say(f"what stands in for the driver: {library.stat().st_size // 1024} KiB of {len(kernels)} modules")
+    library, blas = folder / "libcuda.so.1", folder / "libcublasLt.so"
+    output(*compiler, "-shared", "-Wl,-soname,libcuda.so.1", *objects, "-lm", "-lpthread", "-o", library)
+    output(*compiler, *FLAGS, "-shared", HOME / "stand-in/blas.cpp", library, "-o", blas)
+    say(f"what stands in for the driver: {library.stat().st_size // 1024} KiB of {len(kernels)} modules; for cuBLASLt: {blas.stat().st_size // 1024} KiB")
     return library

@@ -31,17 +31,23 @@ pub struct CudaBackend {
     gpu: Gpu,
     level: Level,
     workers: Arc<dyn Workers>,
+    library: bool,
 }
 
 impl CudaBackend {
     /// A backend on this device, with a thread a core for the host's nodes.
     pub fn new(gpu: Gpu) -> CudaBackend {
-        CudaBackend { gpu, level: millstream_cpu::level(), workers: Arc::new(Pool::new(0)) }
+        CudaBackend { gpu, level: millstream_cpu::level(), workers: Arc::new(Pool::new(0)), library: true }
     }
 
     /// The same backend with these workers for the host's nodes.
     pub fn with_workers(self, workers: Arc<dyn Workers>) -> CudaBackend {
         CudaBackend { workers, ..self }
+    }
+
+    /// The same backend with products by our own kernels, even where cuBLASLt is.
+    pub fn without_cublas(self) -> CudaBackend {
+        CudaBackend { library: false, ..self }
     }
 
     /// The device.
@@ -63,7 +69,8 @@ impl Backend for CudaBackend {
         if !unsupported.is_empty() {
             return Err(CompileError::Unsupported(unsupported));
         }
-        let engine = Engine::new(self.gpu.clone(), self.level, self.workers.clone());
+        let library = self.library && self.gpu.has_cublas();
+        let engine = Engine::new(self.gpu.clone(), self.level, self.workers.clone(), library);
         Ok(Arc::new(CudaModel { engine, signature, body, plans: Mutex::default(), by_value: AtomicU64::new(0), settled: Mutex::default() }))
     }
 }
@@ -90,7 +97,7 @@ struct CudaModel {
 
 impl CudaModel {
     fn terms(&self, lines: bool) -> Terms {
-        Terms { level: self.engine.level, workers: self.engine.workers.max(), lines }
+        Terms { level: self.engine.level, workers: self.engine.workers.max(), library: self.engine.library, lines }
     }
 
     /// The facts of a run's inputs; with elements for those in `mask`.

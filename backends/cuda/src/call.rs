@@ -2,6 +2,7 @@
 
 use crate::{
     CudaError,
+    blas::Product,
     lane::check,
     ptx,
     shape::{MOST_AXES, Walk},
@@ -15,6 +16,8 @@ pub(crate) enum Argument {
     Output(usize, usize),
     /// Memory beside inputs and outputs, by its position in [`Calls::scratch`], and an offset in bytes.
     Scratch(usize, usize),
+    /// Memory of a library's product ([`crate::blas::WORKSPACE`]).
+    Workspace,
     /// The integer that a kernel sets where an element is none that it may be.
     Fault,
     Null,
@@ -65,6 +68,8 @@ pub(crate) struct Call {
     /// Bytes of dynamic shared memory.
     pub(crate) shared: u32,
     pub(crate) arguments: Vec<Argument>,
+    /// The same by a library, which is taken where it is.
+    pub(crate) product: Option<Box<Product>>,
 }
 
 /// What a node does on the device: launches one after the other, and the bytes of memory that they take beside it.
@@ -82,8 +87,27 @@ impl Calls {
 
     /// A launch of as many blocks as `each` goes into `work`. Words are in C's order within a word.
     pub(crate) fn call(mut self, kernel: impl Into<String>, work: usize, each: usize, arguments: Vec<Argument>) -> Calls {
-        self.calls.push(Call { kernel: kernel.into(), grid: work.div_ceil(each) as u64, shared: 0, arguments });
+        self.calls.push(Call { kernel: kernel.into(), grid: work.div_ceil(each) as u64, shared: 0, arguments, product: None });
         self
+    }
+
+    /// The last launch by a library, where there is one that can.
+    pub(crate) fn or_by(mut self, product: Option<Product>) -> Calls {
+        if let Some(last) = self.calls.last_mut() {
+            last.product = product.map(Box::new);
+        }
+        self
+    }
+
+    /// The same without a library.
+    pub(crate) fn by_kernels(mut self) -> Calls {
+        self.calls.iter_mut().for_each(|call| call.product = None);
+        self
+    }
+
+    /// True if a library may do a part of it.
+    pub(crate) fn has_products(&self) -> bool {
+        self.calls.iter().any(|call| call.product.is_some())
     }
 
     /// The launches of both, of which `other` has no scratch memory of its own.
@@ -121,12 +145,16 @@ impl Calls {
 
     /// The kernels' names, for people.
     pub(crate) fn names(&self) -> String {
-        let names: Vec<&str> = self.calls.iter().map(|c| c.kernel.as_str()).collect();
-        match names.as_slice() {
-            [one] => (*one).to_owned(),
-            [first, rest @ ..] if rest.iter().all(|name| name == first) => format!("{} x {first}", names.len()),
-            _ => names.join(" + "),
-        }
+        joined(&self.calls.iter().map(|c| c.product.as_ref().map_or_else(|| c.kernel.clone(), |p| p.name())).collect::<Vec<_>>())
+    }
+}
+
+/// Several names as one, for people.
+pub(crate) fn joined(names: &[String]) -> String {
+    match names {
+        [one] => one.clone(),
+        [first, rest @ ..] if rest.iter().all(|name| name == first) => format!("{} x {first}", names.len()),
+        _ => names.join(" + "),
     }
 }
 

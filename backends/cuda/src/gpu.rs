@@ -2,6 +2,7 @@
 
 use crate::{
     CudaError,
+    blas::Blas,
     ptx::{self, Entry, MODULES},
 };
 use cudarc::driver::{
@@ -12,7 +13,7 @@ use std::{
     collections::HashMap,
     ffi::CString,
     fmt,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
 };
 
 /// The names under which systems know the driver's library. Those that cudarc looks for are more.
@@ -28,8 +29,9 @@ const FREE_SHARED: u32 = 48 * 1024;
 #[derive(Clone)]
 pub struct Gpu(Arc<Device>);
 
-/// What ends with the last clone: modules first, then the context.
+/// What ends with the last clone: the library and modules first, then the context.
 struct Device {
+    blas: OnceLock<Option<Blas>>,
     kernels: Mutex<HashMap<String, Kernel>>,
     modules: Mutex<Vec<Option<Module>>>,
     limits: Limits,
@@ -98,7 +100,7 @@ impl Gpu {
             shared: limit(Attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?,
         };
         let modules = Mutex::new(MODULES.iter().map(|_| None).collect());
-        Ok(Gpu(Arc::new(Device { kernels: Mutex::default(), modules, limits, name, context })))
+        Ok(Gpu(Arc::new(Device { blas: OnceLock::new(), kernels: Mutex::default(), modules, limits, name, context })))
     }
 
     /// How many devices there are.
@@ -131,6 +133,17 @@ impl Gpu {
     /// The driver does not say.
     pub fn memory(&self) -> Result<(usize, usize), CudaError> {
         self.0.context.mem_get_info().map_err(CudaError::of("asking for free memory"))
+    }
+
+    /// True if products can be cuBLASLt's: its library was found, and begins.
+    pub fn has_cublas(&self) -> bool {
+        self.blas().is_some()
+    }
+
+    /// The library of products, if it is there.
+    pub(crate) fn blas(&self) -> Option<&Blas> {
+        let open = || self.0.context.bind_to_thread().ok().and_then(|()| Blas::open());
+        self.0.blas.get_or_init(open).as_ref()
     }
 
     pub(crate) fn limits(&self) -> Limits {

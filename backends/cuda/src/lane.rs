@@ -4,7 +4,7 @@
 //! The host's bytes are only lent while nothing is on its way, so that no copy ever meets a reader or a writer.
 
 use crate::{
-    CudaError,
+    CudaError, blas,
     gpu::{Gpu, Kernel},
 };
 use cudarc::driver::{CudaGraph, CudaStream, result, sys};
@@ -108,6 +108,8 @@ impl Drop for Pinned {
 /// A launch with everything but its stream: the arguments as words, and where each of them begins.
 #[derive(Debug, Clone)]
 pub(crate) struct Launch {
+    /// The kernel's name, for people.
+    name: String,
     kernel: Kernel,
     grid: u32,
     shared: u32,
@@ -127,7 +129,7 @@ impl Launch {
             words.extend(argument);
         }
         let grid = u32::try_from(grid).unwrap_or(u32::MAX).clamp(1, gpu.limits().grid);
-        Ok(Launch { kernel, grid, shared, words, starts })
+        Ok(Launch { name: name.to_owned(), kernel, grid, shared, words, starts })
     }
 
     /// Blocks of the grid, as launched.
@@ -145,6 +147,50 @@ pub(crate) fn check(kernel: &str, wanted: &[usize], given: &[(usize, Vec<u64>)])
     }
     let text = |sizes: &[usize]| format!("arguments of {sizes:?} bytes");
     Err(CudaError::Arguments { kernel: kernel.to_owned(), wanted: text(wanted), found: text(&sizes) })
+}
+
+/// What goes to a stream as a launch does.
+pub(crate) trait Sent {
+    fn send(&mut self, stream: sys::CUstream) -> Result<(), CudaError>;
+}
+
+impl Sent for Launch {
+    fn send(&mut self, stream: sys::CUstream) -> Result<(), CudaError> {
+        let mut pointers: Vec<*mut c_void> = Vec::with_capacity(self.starts.len());
+        for &start in &self.starts {
+            pointers.push(self.words.get_mut(start).map_or(std::ptr::null_mut(), |w| std::ptr::from_mut(w).cast()));
+        }
+        let block = self.kernel.entry.block;
+        // SAFETY: the kernel's module is loaded as long as the device, number and sizes of arguments are the kernel's, and the
+        // driver copies them before it returns. Whoever made the launch gave it ranges of memory that live as long as the plan.
+        let sent = unsafe { result::launch_kernel(self.kernel.handle, (self.grid, 1, 1), (block, 1, 1), self.shared, stream, &mut pointers) };
+        sent.map_err(CudaError::of("launching a kernel"))
+    }
+}
+
+/// A launch of a kernel of ours, or a product of a library's.
+pub(crate) enum Task {
+    Kernel(Launch),
+    Product(Box<blas::Bound>),
+}
+
+impl Task {
+    /// The name for people.
+    pub(crate) fn name(&self) -> String {
+        match self {
+            Task::Kernel(launch) => launch.name.clone(),
+            Task::Product(product) => product.name().to_owned(),
+        }
+    }
+}
+
+impl Sent for Task {
+    fn send(&mut self, stream: sys::CUstream) -> Result<(), CudaError> {
+        match self {
+            Task::Kernel(launch) => launch.send(stream),
+            Task::Product(product) => product.send(stream),
+        }
+    }
 }
 
 /// A recorded sequence of launches.
@@ -228,29 +274,16 @@ impl Lane {
     }
 
     /// Sends a launch.
-    pub(crate) fn launch(&mut self, launch: &mut Launch) -> Result<(), CudaError> {
+    pub(crate) fn launch(&mut self, launch: &mut impl Sent) -> Result<(), CudaError> {
         self.begin()?;
-        self.send(launch)
-    }
-
-    fn send(&self, launch: &mut Launch) -> Result<(), CudaError> {
-        let mut pointers: Vec<*mut c_void> = Vec::with_capacity(launch.starts.len());
-        for &start in &launch.starts {
-            pointers.push(launch.words.get_mut(start).map_or(std::ptr::null_mut(), |w| std::ptr::from_mut(w).cast()));
-        }
-        let block = launch.kernel.entry.block;
-        // SAFETY: the kernel's module is loaded as long as the device, number and sizes of arguments are the kernel's, and the
-        // driver copies them before it returns. Whoever made the launch gave it ranges of memory that live as long as the plan.
-        let sent =
-            unsafe { result::launch_kernel(launch.kernel.handle, (launch.grid, 1, 1), (block, 1, 1), launch.shared, self.stream.cu_stream(), &mut pointers) };
-        sent.map_err(CudaError::of("launching a kernel"))
+        launch.send(self.stream.cu_stream())
     }
 
     /// Records launches, without doing them.
-    pub(crate) fn record<'l>(&mut self, launches: impl IntoIterator<Item = &'l mut Launch>) -> Result<Recorded, CudaError> {
+    pub(crate) fn record<'l, S: Sent + 'l>(&mut self, launches: impl IntoIterator<Item = &'l mut S>) -> Result<Recorded, CudaError> {
         self.begin()?;
         self.stream.begin_capture(sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL).map_err(CudaError::of("recording a graph"))?;
-        let sent = launches.into_iter().try_for_each(|launch| self.send(launch));
+        let sent = launches.into_iter().try_for_each(|launch| launch.send(self.stream.cu_stream()));
         // Recording ends whatever happened.
         let graph = self.stream.end_capture(sys::CUgraphInstantiate_flags(0)).map_err(CudaError::of("recording a graph"));
         sent?;

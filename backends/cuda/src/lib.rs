@@ -13,6 +13,7 @@
 //! copy is on its way; which side runs a node depends on its operator, types and shapes alone.
 
 mod backend;
+mod blas;
 mod body;
 mod call;
 mod error;

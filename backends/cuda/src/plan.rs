@@ -1,7 +1,7 @@
 //! A plan: what a stretch of a graph does for inputs of known shapes, as plain data. Launches with offsets into an arena of the
 //! device, copies, and the nodes that the host runs with offsets into an arena of its own.
 
-use crate::{body::Body, call::Calls, host::HostStep, select::select};
+use crate::{blas::WORKSPACE, body::Body, call::Calls, host::HostStep, select::select};
 use millstream_compile::planner::{Buffer, place};
 use millstream_engine::{RunError, ShapeError, describe};
 use millstream_graph::{FOLD_LIMIT, Fact, InferError, Node, NodeId, Spec, StepCx, ValueId, infer_node};
@@ -33,6 +33,8 @@ pub(crate) struct DeviceStep {
     pub(crate) inputs: Vec<Option<Place>>,
     pub(crate) outputs: Vec<Option<Place>>,
     pub(crate) scratch: Vec<Place>,
+    /// Memory of a library's products.
+    pub(crate) workspace: Option<Place>,
     /// The position of its integer among the faults, if it can have one.
     pub(crate) fault: Option<usize>,
 }
@@ -92,7 +94,8 @@ pub(crate) struct Plan {
     /// The nodes whose data may be at fault; their integers begin at this offset of both arenas.
     pub(crate) faults: Vec<NodeId>,
     pub(crate) fault_places: (usize, usize),
-    /// Where in the body's order the plan ends.
+    /// Where in the body's order the plan begins and ends.
+    pub(crate) start: usize,
     pub(crate) end: usize,
     /// Values that somebody behind the plan's end reads.
     pub(crate) leaving: Vec<(ValueId, Leaving)>,
@@ -123,6 +126,8 @@ enum OnHost {
 pub(crate) struct Terms {
     pub(crate) level: Level,
     pub(crate) workers: usize,
+    /// Whether a library does products.
+    pub(crate) library: bool,
     /// Whether somebody reads the lines.
     pub(crate) lines: bool,
 }
@@ -144,7 +149,8 @@ impl Plan {
     /// A plan from position `start` of the body's order, as far as shapes are known. `given` are facts of the values that are
     /// there, tensors all.
     pub(crate) fn new(body: &Body, terms: Terms, start: usize, given: &[(ValueId, Fact)]) -> Result<Plan, RunError> {
-        let mut planner = Planner { body, terms, plan: Plan::default(), held: HashMap::new(), device: vec![], host: vec![], now: 0, host_scratch: 0 };
+        let mut planner =
+            Planner { body, terms, plan: Plan { start, ..Plan::default() }, held: HashMap::new(), device: vec![], host: vec![], now: 0, host_scratch: 0 };
         for (i, (value, fact)) in given.iter().enumerate() {
             let Some(shape) = fact.shape() else { continue };
             let spec = Spec::row_major(fact.dtype, shape?);
@@ -332,6 +338,7 @@ impl Planner<'_> {
     }
 
     fn launches(&mut self, id: NodeId, node: &Node, calls: Calls, specs: &[Spec]) -> Result<String, RunError> {
+        let calls = if self.terms.library { calls } else { calls.by_kernels() };
         let names = calls.names();
         let input_specs = node.inputs.iter().map(|v| v.and_then(|v| Some(self.held.get(&v)?.spec))).collect();
         // Only what kernels read goes up: sizes and axes stay.
@@ -354,11 +361,12 @@ impl Planner<'_> {
             self.held.insert(*value, Held { fact: Fact::concrete(spec.dtype, spec.shape()), spec: *spec, device: Some(place), host: None });
         }
         let scratch = calls.scratch.clone().into_iter().map(|bytes| Place::Arena(self.buffer_of_device(bytes, self.now))).collect();
+        let workspace = calls.has_products().then(|| Place::Arena(self.buffer_of_device(WORKSPACE, self.now)));
         let fault = calls.may_fault().then(|| {
             self.plan.faults.push(id);
             self.plan.faults.len() - 1
         });
-        let step = DeviceStep { node: id, calls, input_specs, output_specs: specs.to_vec(), inputs, outputs, scratch, fault };
+        let step = DeviceStep { node: id, calls, input_specs, output_specs: specs.to_vec(), inputs, outputs, scratch, workspace, fault };
         match self.plan.steps.last_mut() {
             Some(Step::Launches(steps)) => steps.push(step),
             _ => self.plan.steps.push(Step::Launches(vec![step])),
@@ -454,7 +462,7 @@ impl Plan {
             match step {
                 Step::Launches(steps) => {
                     for step in steps {
-                        step.inputs.iter_mut().chain(&mut step.outputs).flatten().chain(&mut step.scratch).for_each(on_device);
+                        step.inputs.iter_mut().chain(&mut step.outputs).flatten().chain(&mut step.scratch).chain(&mut step.workspace).for_each(on_device);
                     }
                 }
                 Step::Upload(copy) | Step::Download(copy) => (copy.device, copy.host) = (device[copy.device], host[copy.host]),

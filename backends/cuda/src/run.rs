@@ -1,12 +1,12 @@
 //! A run of a plan on a lane: copies, launches, and the host's nodes in between.
 
 use crate::{
-    CudaError, Gpu,
+    CudaError, Gpu, blas,
     body::Body,
-    call::Argument,
+    call::{Argument, Call, joined},
     gpu::locked,
     host::failed,
-    lane::{DeviceMemory, Lane, Launch, Recorded},
+    lane::{DeviceMemory, Lane, Launch, Recorded, Task},
     plan::{Copy, DeviceStep, Leaving, Place, Plan, Step},
 };
 use millstream_engine::{Cancel, Profiler, RunError, StepRecord, Workers};
@@ -27,6 +27,8 @@ pub(crate) struct Engine {
     pub(crate) gpu: Gpu,
     pub(crate) level: Level,
     pub(crate) workers: Arc<dyn Workers>,
+    /// Products are a library's.
+    pub(crate) library: bool,
     /// Constants on the device, by body and value: brought there when a plan first reads them.
     constants: Mutex<HashMap<(usize, ValueId), Arc<DeviceMemory>>>,
     /// Lanes that nobody uses now.
@@ -44,7 +46,7 @@ struct BoundLane {
 struct Bound {
     plan: Arc<Plan>,
     /// For each stretch of launches, the launches of each node, and what was recorded of them.
-    stretches: Vec<(Vec<Vec<Launch>>, Option<Recorded>)>,
+    stretches: Vec<(Vec<Vec<Task>>, Option<Recorded>)>,
     /// What the addresses point to beside the lane's arena.
     _found: Vec<DeviceMemory>,
     _constants: Vec<Arc<DeviceMemory>>,
@@ -60,8 +62,8 @@ pub(crate) struct Watch<'a, 'p> {
 }
 
 impl Engine {
-    pub(crate) fn new(gpu: Gpu, level: Level, workers: Arc<dyn Workers>) -> Engine {
-        Engine { gpu, level, workers, constants: Mutex::default(), lanes: Mutex::default() }
+    pub(crate) fn new(gpu: Gpu, level: Level, workers: Arc<dyn Workers>, library: bool) -> Engine {
+        Engine { gpu, level, workers, library, constants: Mutex::default(), lanes: Mutex::default() }
     }
 
     /// Runs a plan on the values that it was made for. Gives those that leave it.
@@ -81,6 +83,7 @@ impl Engine {
         if lane.reserve(plan.device_bytes, plan.host_bytes)? {
             bound.clear();
         }
+        // Plans of what only a run tells are made anew for each: none is met again, and they would drive out those that are.
         let at = bound.iter().position(|b| Arc::ptr_eq(&b.plan, plan));
         let mut current = match at.and_then(|at| bound.remove(at)) {
             Some(bound) => bound,
@@ -88,8 +91,10 @@ impl Engine {
         };
         let result = self.steps(lane, &mut current, body, given, watch);
         current.ran |= result.is_ok();
-        bound.truncate(BOUND - 1);
-        bound.push_front(current);
+        if plan.start == 0 {
+            bound.truncate(BOUND - 1);
+            bound.push_front(current);
+        }
         result
     }
 
@@ -185,23 +190,35 @@ impl Engine {
         Ok(Bound { plan: plan.clone(), stretches, _found: found, _constants: constants.into_values().collect(), ran: false })
     }
 
-    fn launches(&self, step: &DeviceStep, address: &dyn Fn(&Place, usize) -> Option<u64>, faults: u64) -> Result<Vec<Launch>, CudaError> {
+    fn launches(&self, step: &DeviceStep, address: &dyn Fn(&Place, usize) -> Option<u64>, faults: u64) -> Result<Vec<Task>, CudaError> {
         let place = |places: &[Option<Place>], i: usize, offset: usize| places.get(i).and_then(Option::as_ref).and_then(|p| address(p, offset));
         let pointer = |argument: &Argument| match argument {
             Argument::Input(i, offset) => place(&step.inputs, *i, *offset),
             Argument::Output(i, offset) => place(&step.outputs, *i, *offset),
             Argument::Scratch(i, offset) => step.scratch.get(*i).and_then(|p| address(p, *offset)),
+            Argument::Workspace => step.workspace.as_ref().and_then(|p| address(p, 0)),
             Argument::Fault => step.fault.map(|i| faults + 4 * i as u64),
             _ => None,
         };
-        let mut launches = Vec::with_capacity(step.calls.calls.len());
-        for call in &step.calls.calls {
+        let kernel = |call: &Call| -> Result<Task, CudaError> {
             let arguments: Option<Vec<_>> = call.arguments.iter().map(|a| a.bound(pointer)).collect();
             let Some(arguments) = arguments else {
                 let (kernel, found) = (call.kernel.clone(), format!("{:?}", call.arguments));
                 return Err(CudaError::Arguments { kernel, wanted: "memory behind each pointer".into(), found });
             };
-            launches.push(Launch::new(&self.gpu, &call.kernel, call.grid, call.shared, &arguments)?);
+            Ok(Task::Kernel(Launch::new(&self.gpu, &call.kernel, call.grid, call.shared, &arguments)?))
+        };
+        let mut launches = Vec::with_capacity(step.calls.calls.len());
+        for call in &step.calls.calls {
+            // What the library has no algorithm for is our kernel's.
+            if let Some(product) = &call.product
+                && let Some(bound) = blas::Bound::new(&self.gpu, product, pointer)?
+            {
+                launches.push(Task::Product(Box::new(bound)));
+                launches.extend(product.then.as_deref().map(kernel).transpose()?);
+                continue;
+            }
+            launches.push(kernel(call)?);
         }
         Ok(launches)
     }
@@ -225,7 +242,7 @@ fn launch(
     lane: &mut Lane,
     body: &Body,
     nodes: &[DeviceStep],
-    (launches, recorded): &mut (Vec<Vec<Launch>>, Option<Recorded>),
+    (launches, recorded): &mut (Vec<Vec<Task>>, Option<Recorded>),
     ran: bool,
     watch: &mut Watch<'_, '_>,
 ) -> Result<(), RunError> {
@@ -235,9 +252,10 @@ fn launch(
             let start = watch.now();
             launches.iter_mut().try_for_each(|one| lane.launch(one))?;
             lane.wait()?;
+            let names: Vec<String> = launches.iter().map(Task::name).collect();
             if let Some(node) = body.graph.node(step.node) {
                 let cx = StepCx { inputs: &step.input_specs, outputs: &step.output_specs, packed: &[], level: Level::scalar() };
-                watch.record(start, node, &format!("cuda {}", step.calls.names()), &cx);
+                watch.record(start, node, &format!("cuda {}", joined(&names)), &cx);
             }
         }
         return Ok(());

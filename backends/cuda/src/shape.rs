@@ -23,7 +23,7 @@ impl<const OPERANDS: usize> Walk<OPERANDS> {
 }
 
 #[repr(C)]
-#[derive(Debug, Clone, Copy, Default, Pod, Zeroable)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Pod, Zeroable)]
 pub(crate) struct Gemm {
     pub(crate) batch: i64,
     pub(crate) m: i64,

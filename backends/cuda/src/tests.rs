@@ -2,13 +2,14 @@
 
 use crate::{CudaBackend, Gpu};
 use millstream_compile::{Options, simplify};
-use millstream_cpu::CpuBackend;
-use millstream_engine::{Backend, Executable, Request, Workspace};
+use millstream_cpu::{CpuBackend, StdClock};
+use millstream_engine::{Backend, Clock, Executable, Profiler, Request, StepRecord, Workspace};
 use millstream_graph::{Attribute, Attributes, BuildCx, Declared, Graph, Node, ValueId};
 use millstream_tensor::{DType, Tensor, Value, bf16, f16};
 use std::sync::Arc;
 
 mod decoders;
+mod products;
 
 /// Numbers in −1..1.
 fn noise(dims: &[usize], seed: u32) -> Tensor {
@@ -61,11 +62,19 @@ fn floats(t: &Tensor) -> Option<(Vec<f32>, f32)> {
     }
 }
 
-/// The graph's outputs on a device and on the CPU, for several inputs by turns; the device's lines for the first ones.
+/// The graph's outputs on a device and on the CPU, for several inputs by turns, with products of a library's (where it is) and
+/// with ours; the device's lines for the first inputs, with products of a library's.
 fn compared(mut graph: Graph, runs: &[Vec<Tensor>]) -> Vec<String> {
     simplify(&mut graph, &Options::default()).expect("it can be simplified");
-    let cuda = CudaBackend::new(Gpu::open(0).expect("a device")).compile(graph.clone()).expect("it compiles");
-    let cpu: Arc<dyn Executable> = CpuBackend::new(1).compile(graph).expect("it compiles");
+    let cuda = CudaBackend::new(Gpu::open(0).expect("a device"));
+    let lines = compared_on(&cuda, &graph, runs);
+    compared_on(&cuda.without_cublas(), &graph, runs);
+    lines
+}
+
+fn compared_on(cuda: &CudaBackend, graph: &Graph, runs: &[Vec<Tensor>]) -> Vec<String> {
+    let cuda = cuda.compile(graph.clone()).expect("it compiles");
+    let cpu: Arc<dyn Executable> = CpuBackend::new(1).compile(graph.clone()).expect("it compiles");
     for round in 0..3 {
         for inputs in runs {
             let inputs: Vec<Value> = inputs.iter().cloned().map(Value::Tensor).collect();
@@ -85,6 +94,40 @@ fn compared(mut graph: Graph, runs: &[Vec<Tensor>]) -> Vec<String> {
     }
     let shapes: Vec<_> = runs[0].iter().map(|t| *t.shape()).collect();
     cuda.describe(&shapes).expect("it can be described")
+}
+
+/// Noise as another type of floats.
+fn narrow(dtype: DType, dims: &[usize], seed: u32) -> Tensor {
+    let wide = noise(dims, seed);
+    let values = wide.as_slice::<f32>().expect("f32");
+    match dtype {
+        DType::F16 => Tensor::from_slice(dims, &values.iter().map(|&x| f16::from_f32(x)).collect::<Vec<_>>()),
+        DType::BF16 => Tensor::from_slice(dims, &values.iter().map(|&x| bf16::from_f32(x)).collect::<Vec<_>>()),
+        _ => Ok(wide.clone()),
+    }
+    .expect("as many values as elements")
+}
+
+/// The kernels of a run's steps.
+struct Steps(StdClock, Vec<String>);
+
+impl Profiler for Steps {
+    fn clock(&self) -> &dyn Clock {
+        &self.0
+    }
+
+    fn step(&mut self, record: StepRecord<'_>) {
+        self.1.push(record.kernel.to_owned());
+    }
+}
+
+/// The kernels that a run of a graph launches, node by node.
+fn kernels(mut graph: Graph, inputs: &[Tensor]) -> Vec<String> {
+    simplify(&mut graph, &Options::default()).expect("it can be simplified");
+    let model = CudaBackend::new(Gpu::open(0).expect("a device")).compile(graph).expect("it compiles");
+    let (inputs, mut steps): (Vec<Value>, _) = (inputs.iter().cloned().map(Value::Tensor).collect(), Steps(StdClock::default(), vec![]));
+    model.run(&mut Workspace::new(), Request { profiler: Some(&mut steps), ..Request::new(&inputs) }).expect("it runs");
+    steps.1
 }
 
 #[test]

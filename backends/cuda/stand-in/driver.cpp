@@ -267,6 +267,14 @@ int cuMemAlloc_v2(uintptr_t* at, size_t bytes) { return allocate(at, bytes, fals
 int cuMemFree_v2(uintptr_t at) { return release(at, false); }
 int cuMemHostAlloc(void** at, size_t bytes, unsigned) { return allocate(reinterpret_cast<uintptr_t*>(at), bytes, true); }
 int cuMemFreeHost(void* at) { return release(reinterpret_cast<uintptr_t>(at), true); }
+int cuMemGetAddressRange_v2(uintptr_t* start, size_t* bytes, uintptr_t at) {
+    const std::lock_guard guard(state().lock);
+    const Allocation* const found = holding(at, 1);
+    if (!found || found->host) return refused(INVALID_VALUE, "an address that is none of the device's");
+    if (start) *start = std::prev(state().allocations.upper_bound(at))->first;
+    if (bytes) *bytes = found->bytes;
+    return SUCCESS;
+}
 int cuMemGetInfo_v2(size_t* free, size_t* total) {
     const std::lock_guard guard(state().lock);
     return *total = MOST_MEMORY, *free = MOST_MEMORY - state().taken, SUCCESS;
@@ -298,6 +306,10 @@ int cuStreamDestroy_v2(void* stream) {
     finish(*found);
     state().streams.erase(stream);
     return SUCCESS;
+}
+int cuLaunchHostFunc(void* stream, void (*function)(void*), void* data) {
+    const std::lock_guard guard(state().lock);
+    return send(stream, [=] { function(data); });
 }
 int cuStreamSynchronize(void* stream) {
     const std::lock_guard guard(state().lock);

@@ -158,7 +158,11 @@ fn cached(site: &Site<'_>, op: &Attention) -> Option<Calls> {
     let fits = |rows: &Rows, i: usize, size: usize| {
         rows.dims == [batch, kv_heads, new, size] && site.dims(PAST[i]).is_none_or(|dims| *dims == [batch, kv_heads, past, size])
     };
-    if !fits(&k, 0, size) || !fits(&v, 1, value_size) || kv_heads == 0 || q_heads % kv_heads != 0 || site.dims(PAST[0]).is_some() != site.dims(PAST[1]).is_some()
+    if !fits(&k, 0, size)
+        || !fits(&v, 1, value_size)
+        || kv_heads == 0
+        || q_heads % kv_heads != 0
+        || site.dims(PAST[0]).is_some() != site.dims(PAST[1]).is_some()
     {
         return None;
     }

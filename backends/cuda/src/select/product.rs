@@ -1,13 +1,15 @@
-//! Products of matrices, by our tiled kernel.
+//! Products of matrices: by our tiled kernel, or by a library where it is and can read the operands.
 
-use super::{Site, activation};
+use super::{Site, activation, float as dtype_name};
 use crate::{
-    call::{Argument, Calls, row_major},
+    blas::{Epilogue, Product},
+    call::{Argument, Call, Calls, row_major},
     shape::Gemm as Shape,
 };
 use millstream_gemm::Activation;
 use millstream_graph::Op;
 use millstream_ops::matmul::{gemm::Gemm, mat_mul::MatMul};
+use millstream_tensor::DType;
 
 /// Launches of a product whose stacks broadcast in no simple way: more are the host's.
 const MOST_LAUNCHES: usize = 64;
@@ -108,7 +110,9 @@ fn stacks(site: &Site<'_>, product: &MatMul) -> Option<Calls> {
     if launches as usize > MOST_LAUNCHES {
         return None;
     }
-    let (residual, size) = (product.has_residual(), site.output()?.dtype.size());
+    let dtype = site.output()?.dtype;
+    let (residual, size) = (product.has_residual(), dtype.size());
+    site.float()?;
     let mut calls = Calls::new();
     for launch in 0..launches {
         let (mut rest, mut at) = (launch, [0; 3]);
@@ -122,7 +126,7 @@ fn stacks(site: &Site<'_>, product: &MatMul) -> Option<Calls> {
         let residual = residual.then_some(Argument::Input(3, at[2]));
         calls = product_of(
             calls,
-            site.float()?,
+            dtype,
             shape,
             [Argument::Input(0, at[0]), Argument::Input(1, at[1]), bias, Argument::Output(0, at[2])],
             residual,
@@ -159,19 +163,55 @@ fn matrices(site: &Site<'_>, gemm: &Gemm) -> Option<Calls> {
         }
     }
     let is_residual = residual.is_some();
-    let calls = product_of(calls, dtype, shape, [Argument::Input(0, 0), Argument::Input(1, 0), bias, Argument::Output(0, 0)], residual, gemm.activation())?;
+    let calls = product_of(
+        calls,
+        site.output()?.dtype,
+        shape,
+        [Argument::Input(0, 0), Argument::Input(1, 0), bias, Argument::Output(0, 0)],
+        residual,
+        gemm.activation(),
+    )?;
     finished(calls, site, is_residual, gemm.activation())
 }
 
 /// A product into the output. The residual lies as the output does; with one, the activation comes later ([`finished`]).
-fn product_of(behind: Calls, dtype: &str, mut shape: Shape, [a, b, bias, c]: [Argument; 4], residual: Option<Argument>, end: Activation) -> Option<Calls> {
+fn product_of(behind: Calls, dtype: DType, mut shape: Shape, [a, b, bias, c]: [Argument; 4], residual: Option<Argument>, end: Activation) -> Option<Calls> {
     if residual.is_none() {
         (shape.activation, shape.alpha, shape.beta) = activation(end)?;
     }
     (shape.residual_batch, shape.residual_row) = (shape.c_batch, shape.c_row);
     let tiles = shape.batch as usize * (shape.m as usize).div_ceil(TILE) * (shape.n as usize).div_ceil(TILE);
+    let product = by_library(dtype, shape, [&a, &b, &bias, &c], residual.as_ref(), end);
     let arguments = vec![a, b, bias, residual.unwrap_or(Argument::Null), c, Argument::structure(&shape)];
-    Some(behind.call(format!("gemm_{dtype}"), tiles, 1, arguments))
+    Some(behind.call(format!("gemm_{}", dtype_name(dtype)?), tiles, 1, arguments).or_by(product))
+}
+
+/// The same product by a library, with a launch behind it for activations that it does not know.
+fn by_library(dtype: DType, shape: Shape, [a, b, bias, c]: [&Argument; 4], residual: Option<&Argument>, end: Activation) -> Option<Product> {
+    if shape.bias == 2 {
+        return None;
+    }
+    let (end, then) = match (residual.is_some(), end) {
+        // An activation after a residual is another launch anyway.
+        (true, _) | (_, Activation::None) => (Epilogue::Nothing, None),
+        (_, Activation::Relu) => (Epilogue::Relu, None),
+        (_, Activation::GeluTanh) => (Epilogue::GeluTanh, None),
+        _ => {
+            let (number, alpha, beta) = (shape.activation, shape.alpha, shape.beta);
+            let is_dense = shape.c_row == shape.n && (shape.batch == 1 || shape.c_batch == shape.m * shape.n);
+            let call = epilogue(dtype_name(dtype)?, c, (shape.batch * shape.m * shape.n) as usize, (number, alpha, beta));
+            (Epilogue::Nothing, Some(Box::new(is_dense.then_some(call)?)))
+        }
+    };
+    let bias = (*bias != Argument::Null).then(|| bias.clone());
+    Product { dtype, shape, a: a.clone(), b: b.clone(), bias, residual: residual.cloned(), c: c.clone(), end, then }.readable()
+}
+
+/// An activation of `n` elements where they lie.
+fn epilogue(dtype: &str, y: &Argument, n: usize, (number, alpha, beta): (i32, f32, f32)) -> Call {
+    let mut arguments = vec![y.clone(), Argument::Null, Argument::Null, y.clone(), Argument::count(1), Argument::count(n), Argument::I32(number)];
+    arguments.extend([Argument::F32(alpha), Argument::F32(beta)]);
+    Call { kernel: format!("epilogue_{dtype}"), grid: n.div_ceil(1024) as u64, shared: 0, arguments, product: None }
 }
 
 /// Operators add the residual before the activation, kernels after it: hence one more launch where there are both.
@@ -179,10 +219,6 @@ pub(super) fn finished(calls: Calls, site: &Site<'_>, residual: bool, end: Activ
     if !residual || end == Activation::None {
         return Some(calls);
     }
-    let (number, alpha, beta) = activation(end)?;
     let n = site.output()?.shape().elements();
-    let y = || Argument::Output(0, 0);
-    let mut arguments = vec![y(), Argument::Null, Argument::Null, y(), Argument::count(1), Argument::count(n), Argument::I32(number)];
-    arguments.extend([Argument::F32(alpha), Argument::F32(beta)]);
-    Some(calls.call(format!("epilogue_{}", site.float()?), n, 1024, arguments))
+    Some(calls.followed_by(Calls { calls: vec![epilogue(site.float()?, &Argument::Output(0, 0), n, activation(end)?)], scratch: vec![] }))
 }

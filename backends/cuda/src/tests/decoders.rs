@@ -1,24 +1,8 @@
 //! What transformers are made of, on a device and on the CPU: attention of every kind, rotary embeddings, caches.
 
-use super::{compared, input, node, nodes, noise};
-use crate::{CudaBackend, Gpu};
-use millstream_compile::{Options, simplify};
-use millstream_cpu::StdClock;
-use millstream_engine::{Backend, Clock, Profiler, Request, StepRecord, Workspace};
+use super::{compared, input, kernels, narrow, node, nodes, noise};
 use millstream_graph::{Attribute, Graph};
-use millstream_tensor::{Bool, DType, Tensor, Value, bf16, f16};
-
-/// Noise as another type of floats.
-fn narrow(dtype: DType, dims: &[usize], seed: u32) -> Tensor {
-    let wide = noise(dims, seed);
-    let values = wide.as_slice::<f32>().expect("f32");
-    match dtype {
-        DType::F16 => Tensor::from_slice(dims, &values.iter().map(|&x| f16::from_f32(x)).collect::<Vec<_>>()),
-        DType::BF16 => Tensor::from_slice(dims, &values.iter().map(|&x| bf16::from_f32(x)).collect::<Vec<_>>()),
-        _ => Ok(wide.clone()),
-    }
-    .expect("as many values as elements")
-}
+use millstream_tensor::{Bool, DType, Tensor};
 
 fn int(name: &str, value: i64) -> (&str, Attribute) {
     (name, Attribute::Int(value))
@@ -27,7 +11,8 @@ fn int(name: &str, value: i64) -> (&str, Attribute) {
 /// One node on these inputs, all of which a run gives; the line that says who ran it.
 fn one(op: &str, inputs: &[Option<Tensor>], attributes: &[(&str, Attribute)], outputs: usize) -> String {
     let mut graph = Graph::new(op);
-    let ids: Vec<_> = inputs.iter().enumerate().map(|(i, t)| Some(input(&mut graph, &format!("x{i}"), t.as_ref()?.dtype(), t.as_ref()?.shape().rank()))).collect();
+    let ids: Vec<_> =
+        inputs.iter().enumerate().map(|(i, t)| Some(input(&mut graph, &format!("x{i}"), t.as_ref()?.dtype(), t.as_ref()?.shape().rank()))).collect();
     for y in nodes(&mut graph, "it", op, &ids, attributes, outputs) {
         graph.add_output(y);
     }
@@ -130,23 +115,13 @@ fn caches_grow_on_the_device() {
     };
     on_device(&[Some(noise(&[2, 3, 9, 4], 1)), Some(noise(&[2, 3, 2, 4], 2)), starts(&[1, 7])], &[]);
     on_device(&[Some(noise(&[2, 9, 4], 1)), Some(noise(&[2, 3, 4], 2))], &[int("axis", 1)]);
-    on_device(&[Some(narrow(DType::F16, &[2, 3, 9, 4], 1)), Some(narrow(DType::F16, &[2, 3, 4, 4], 2)), starts(&[8, 0])], &[("mode", Attribute::String("circular".into()))]);
+    on_device(
+        &[Some(narrow(DType::F16, &[2, 3, 9, 4], 1)), Some(narrow(DType::F16, &[2, 3, 4, 4], 2)), starts(&[8, 0])],
+        &[("mode", Attribute::String("circular".into()))],
+    );
     let wide = |n: i64, from: i64| (from..from + n).collect::<Vec<_>>();
     let (cache, new) = (Tensor::from_slice(&[2, 6, 3], &wide(36, 0)), Tensor::from_slice(&[2, 2, 3], &wide(12, 100)));
     on_device(&[Some(cache.expect("as many")), Some(new.expect("as many")), starts(&[0, 4])], &[]);
-}
-
-/// The kernels of a run's steps.
-struct Steps(StdClock, Vec<String>);
-
-impl Profiler for Steps {
-    fn clock(&self) -> &dyn Clock {
-        &self.0
-    }
-
-    fn step(&mut self, record: StepRecord<'_>) {
-        self.1.push(record.kernel.to_owned());
-    }
 }
 
 /// A layer of an encoder as exporters write it, of which the optimiser makes one attention.
@@ -186,11 +161,7 @@ fn a_layer_of_a_transformer_is_one_attention() {
     assert_eq!(lines.iter().filter(|l| l.contains("by cuda attention_d64_f32")).count(), 1, "{lines:#?}");
     assert!(!lines.iter().any(|l| l.contains("the host")), "{lines:#?}");
     // It is not only said but done.
-    let mut graph = layer(4, 8);
-    simplify(&mut graph, &Options::default()).expect("it can be simplified");
-    let model = CudaBackend::new(Gpu::open(0).expect("a device")).compile(graph).expect("it compiles");
-    let (inputs, mut steps) = ([Value::Tensor(x), Value::Tensor(open)], Steps(StdClock::default(), vec![]));
-    model.run(&mut Workspace::new(), Request { profiler: Some(&mut steps), ..Request::new(&inputs) }).expect("it runs");
-    assert_eq!(steps.1.iter().filter(|k| *k == "cuda attention_d64_f32").count(), 1, "{:?}", steps.1);
-    assert!(!steps.1.iter().any(|k| k.contains("softmax")), "{:?}", steps.1);
+    let steps = kernels(layer(4, 8), &[x, open]);
+    assert_eq!(steps.iter().filter(|k| *k == "cuda attention_d64_f32").count(), 1, "{:?}", steps);
+    assert!(!steps.iter().any(|k| k.contains("softmax")), "{:?}", steps);
 }
