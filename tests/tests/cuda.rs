@@ -78,7 +78,25 @@ fn the_device_runs_what_it_has_kernels_for() {
         if lines.iter().any(|l| l.contains(" by cuda ")) { &mut device } else { &mut host }.push(case.name);
     }
     println!("on the device: {}\non the host: {}", device.join(" "), host.join(" "));
-    let wanted = ["add", "relu", "erf", "gelu", "matmul", "gemm", "conv", "conv_grouped", "max_pool", "softmax", "layer_norm", "transpose", "concat", "gather"];
+    let wanted = [
+        "add",
+        "relu",
+        "erf",
+        "gelu",
+        "matmul",
+        "gemm",
+        "conv",
+        "conv_grouped",
+        "max_pool",
+        "softmax",
+        "layer_norm",
+        "transpose",
+        "concat",
+        "gather",
+        "attention",
+        "attention_causal",
+        "rotary",
+    ];
     for name in wanted {
         assert!(device.contains(&name), "{name} should run on the device");
     }
