@@ -4,8 +4,8 @@
 //! windows of a channels-last image, so that a convolution is this same product without an im2col ([`Lhs`]). A [`Gemm`] cuts the product into
 //! grains, which a thread pool (or a loop) runs in any order; nothing here allocates while it runs.
 //!
-//! [`Winograd`] convolves 3 × 3 windows with a quarter of the multiplications, [`Planar`] the few planes of a picture, [`Depthwise`] each channel
-//! alone; [`Attention`] runs a head without its matrix of scores; [`QuantisedGemm`] multiplies bytes exactly, with zero points; [`BlockGemm`] multiplies
+//! [`Winograd`] convolves 3 × 3 windows with a quarter of the multiplications, [`Planar`] the few planes of a picture, [`Grouped`] groups of
+//! few channels; [`Attention`] runs a head without its matrix of scores; [`QuantisedGemm`] multiplies bytes exactly, with zero points; [`BlockGemm`] multiplies
 //! floats with weights of 8 or 4 bits. All are cut in the
 //! same way.
 //!
@@ -39,9 +39,9 @@ extern crate std;
 mod activation;
 mod attention;
 mod blocks;
-mod depthwise;
 mod epilogue;
 mod error;
+mod grouped;
 mod job;
 mod lhs;
 mod micro;
@@ -62,9 +62,9 @@ mod winograd;
 pub use activation::Activation;
 pub use attention::{Attention, FewOptions, FewScores, KeyWindow, Mask, MaskElements, Matrix, PackedHead, Scores};
 pub use blocks::{BLOCK, BlockBits, BlockGemm, PackedBlocks};
-pub use depthwise::Depthwise;
 pub use epilogue::{Epilogue, Residual};
 pub use error::GemmError;
+pub use grouped::{GroupDims, Grouped};
 pub use job::Gemm;
 pub use lhs::{Lhs, LhsElement, Window};
 pub use planar::Planar;

@@ -127,6 +127,11 @@ pub trait SimdF32<S: Simd>:
     /// `yes` where the mask is true, `no` elsewhere.
     fn select(mask: S::Mask, yes: Self, no: Self) -> Self;
 
+    /// In each quad of lanes, all four are its lane `LANE` (0..4).
+    fn splat_in_quads<const LANE: usize>(self) -> Self;
+    /// Lane i is lane `from[i]`, which must be below `LANES`; unspecified (but defined) where it is not.
+    fn permute(self, from: S::I32) -> Self;
+
     /// The sum of the lanes: the upper half is added to the lower half until one lane is left.
     fn reduce_add(self) -> f32;
     /// The greatest lane, folded as [`SimdF32::reduce_add`] does; unspecified which lane if one is NaN.

@@ -98,6 +98,19 @@ fn lanes<S: Simd>(s: S) {
     assert_eq!(v.reduce_add(), ramp.iter().sum::<f32>());
     assert_eq!(v.reduce_max(), n as f32 - 4.0);
     assert_eq!(v.reduce_min(), -3.0);
+    let lanes = |v: S::F32| {
+        let mut y = vec![0.0; n];
+        v.store(&mut y);
+        y
+    };
+    for (quad, got) in [v.splat_in_quads::<0>(), v.splat_in_quads::<1>(), v.splat_in_quads::<2>(), v.splat_in_quads::<3>()].into_iter().enumerate() {
+        assert_eq!(lanes(got), (0..n).map(|i| ramp[i / 4 * 4 + quad]).collect::<Vec<_>>(), "lane {quad} of each quad at {}", s.level());
+    }
+    for step in [1, 3, n - 1] {
+        let from: Vec<i32> = (0..n).map(|i| ((i * step + 2) % n) as i32).collect();
+        let want: Vec<f32> = from.iter().map(|&i| ramp[i as usize]).collect();
+        assert_eq!(lanes(v.permute(S::I32::load(s, &from))), want, "permuted at {}", s.level());
+    }
     for k in 0..=n {
         let mut y = vec![9.0; n];
         S::F32::load_partial(s, &ramp[..k]).store(&mut y);

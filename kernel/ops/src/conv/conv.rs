@@ -14,10 +14,11 @@ use super::{
 };
 use crate::matmul::activation::suffix;
 use alloc::{boxed::Box, string::String, sync::Arc, vec, vec::Vec};
-use millstream_gemm::Activation;
+use millstream_gemm::{Activation, Grouped};
 use millstream_graph::{
     Arity, BuildCx, BuildError, Cost, EvalCx, EvalError, Fact, InferCx, InferError, Op, OpDef, Packed, Permutation, PrepackCx, Scratch, StepCx,
 };
+use millstream_simd::Level;
 use millstream_tensor::{DType, Order, TensorError, TensorView, bf16, f16};
 
 /// The attributes of ONNX's operator.
@@ -87,6 +88,12 @@ impl Conv {
     pub(crate) fn suits_winograd(&self, weights: &[usize]) -> bool {
         let plain = |i| self.sliding.stride(i) == 1 && self.sliding.dilation(i) == 1;
         self.group == 1 && matches!(weights, [_, _, 3, 3]) && plain(0) && plain(1)
+    }
+
+    /// Groups of few channels: any depthwise weights, others of at most two spatial axes and without a residual.
+    pub(crate) fn suits_grouped(&self, weights: &[usize], level: Level) -> bool {
+        let Some(dims) = WeightDims::new(weights, self.group).filter(|_| self.group > 1) else { return false };
+        dims.is_depthwise() || !self.residual && weights.len() <= 4 && Grouped::suits(level, dims.dims())
     }
 
     /// One group of undilated windows over few planes.
@@ -187,6 +194,7 @@ impl Op for Conv {
         Ok(Some(Arc::new(match weight.shape()[..] {
             [_, _, _, width] if self.suits_planar(weight.shape()) => PackedWeights::planar(cx.level, weights, dims, width)?,
             _ if self.winograd && self.suits_winograd(weight.shape()) => PackedWeights::winograd(cx.level, weights, dims)?,
+            _ if self.suits_grouped(weight.shape(), cx.level) => PackedWeights::grouped(cx.level, weights, dims)?,
             _ => PackedWeights::new(cx.level, weights, dims)?,
         })))
     }
@@ -245,6 +253,11 @@ mod tests {
         depthwise_strided => case(&[1, 19, 9, 10], &[19, 1, 5, 5]).int("group", 19).ints("pads", &[2, 2, 2, 2]).ints("strides", &[2, 2]);
         depthwise_many_taps => case(&[1, 5, 11, 12], &[5, 1, 9, 9]).int("group", 5).ints("pads", &[4, 4, 4, 4]);
         depthwise_multiplier => case(&[1, 6, 5, 5], &[12, 1, 3, 3]).int("group", 6);
+        groups_of_four => case(&[2, 20, 6, 11], &[20, 4, 3, 3]).int("group", 5).ints("pads", &[1, 1, 1, 1]).input(random(&[20], 3));
+        groups_of_two => case(&[1, 20, 6, 11], &[20, 2, 3, 3]).int("group", 10).ints("strides", &[2, 2]);
+        groups_of_sixteen => case(&[1, 48, 6, 11], &[48, 16, 3, 3]).int("group", 3).ints("pads", &[1, 1, 1, 1]).input(random(&[48], 3));
+        groups_of_many => case(&[1, 96, 3, 4], &[96, 48, 3, 3]).int("group", 2);
+        dynamic_groups_of_four => Case::new([random(&[1, 12, 5, 5], 1), random(&[12, 4, 3, 3], 2)]).int("group", 3);
         one_axis => case(&[2, 7, 33], &[18, 7, 5]).ints("strides", &[2]).ints("pads", &[3, 1]).input(random(&[18], 3));
         one_axis_depthwise => case(&[2, 7, 33], &[7, 1, 5]).int("group", 7).ints("dilations", &[2]);
         three_axes => case(&[2, 4, 5, 6, 7], &[9, 4, 2, 3, 3]).ints("strides", &[1, 2, 1]).ints("pads", &[1, 0, 1, 0, 2, 1]);

@@ -7,7 +7,7 @@
 //! | few planes, packed weights | the planes, read in place: see `planar` |
 //! | 3 × 3 where the operator says so | tiles, transformed: see `winograd` |
 //! | more axes | pixels gathered by a table of offsets |
-//! | one channel a group | none: the depthwise kernel |
+//! | groups of few channels | none: the grouped kernel, or, of one channel, `depthwise` for more axes or a residual |
 //!
 //! A row-major image or output is reordered by the step itself. Whatever the way, an element is one chain of multiply-adds
 //! over (tap, channel) in ascending order (of planes: over (line, channel, column); Winograd's chains are a tile's own).
@@ -27,7 +27,7 @@ use crate::{
     pool::window::is_channels_last,
 };
 use alloc::{format, string::String};
-use millstream_gemm::{Activation, Depthwise, Epilogue, Gemm, Lhs, PackedRef, Planar, Residual, Window, pack_into, packed_len};
+use millstream_gemm::{Activation, Epilogue, Gemm, Grouped, Lhs, PackedRef, Planar, Residual, Window, pack_into, packed_len};
 use millstream_graph::{EvalCx, EvalError, Scratch, Spec, StepCx};
 use millstream_simd::Level;
 
@@ -38,6 +38,7 @@ enum Kind {
     Window,
     Gathered,
     Depthwise,
+    Grouped,
     Winograd,
     Planar,
 }
@@ -75,6 +76,7 @@ impl Step {
         let axes = conv.sliding.axes(shape.get(2..).unwrap_or_default(), &w.shape()[2..])?;
         let kind = match &axes[..] {
             _ if weights.is_depthwise() => Kind::Depthwise,
+            _ if conv.suits_grouped(w.shape(), level) => Kind::Grouped,
             _ if packed && conv.suits_planar(w.shape()) => Kind::Planar,
             _ if conv.winograd && packed && conv.suits_winograd(w.shape()) => Kind::Winograd,
             axes if axes.iter().all(Axis::is_pointwise) => Kind::Pointwise,
@@ -123,6 +125,13 @@ impl Step {
         winograd::Plan::new(self.level, &self.window(&[], self.channels()), self.outputs())
     }
 
+    /// The job of groups of few channels, for at most two spatial axes.
+    fn grouped(&self) -> Result<Grouped, EvalError> {
+        let out = self.window(&[], self.channels()).out;
+        let job = Grouped::new(self.level, self.images, out, self.weights.dims(), self.weights.taps);
+        job.ok_or(EvalError::Invalid("a grouped convolution's dims exceed the address space"))
+    }
+
     fn planar(&self) -> Planar {
         Planar::new(self.level, &self.window(&[], self.channels()), self.outputs())
     }
@@ -130,7 +139,11 @@ impl Step {
     /// Elements of the reordered image, the reordered output, the reordered residual, packed weights, and offsets.
     fn parts(&self) -> [usize; 5] {
         let w = &self.weights;
-        let packed = if self.kind == Kind::Depthwise { w.group * w.taps } else { packed_len(self.level, w.k(), w.out) };
+        let packed = match self.kind {
+            Kind::Depthwise => w.group * w.taps,
+            Kind::Grouped => self.grouped().ok().and_then(|job| job.packed_len().ok()).unwrap_or(0),
+            _ => packed_len(self.level, w.k(), w.out),
+        };
         let given = |yes: bool, n: usize| if yes { n } else { 0 };
         let (image, output) = (self.images * self.pixels_in() * self.channels(), self.rows() * self.outputs());
         [
@@ -147,7 +160,7 @@ impl Step {
         let [image, output, residual, packed, offsets] = self.parts();
         let floats: usize = [image, output, residual, packed].map(carved::<f32>).iter().sum();
         let per_worker = match self.kind {
-            Kind::Depthwise => 0,
+            Kind::Depthwise | Kind::Grouped => 0,
             Kind::Winograd => self.winograd().grain_scratch(),
             Kind::Planar => planar::grain_scratch(&self.planar()),
             _ => product::grain_scratch(&self.gemm()),
@@ -163,6 +176,7 @@ impl Step {
             Kind::Window => "window-gemm",
             Kind::Gathered => "gather-gemm",
             Kind::Depthwise => "depthwise",
+            Kind::Grouped => "grouped",
             Kind::Winograd => "winograd",
             Kind::Planar => "planar",
         };
@@ -263,16 +277,16 @@ pub(crate) fn run(conv: &Conv, cx: &mut EvalCx<'_>) -> Result<(), EvalError> {
         let residual = residual.map(|data| Residual { data, row_stride: step.outputs(), beta: 1.0 });
         let epilogue = Epilogue { bias_cols: bias, residual, activation: conv.activation, ..Epilogue::default() };
         planar::run(cx, &step.planar(), &step.window(x, step.channels()), weights.view(), &epilogue, target)?;
-    } else if step.kind == Kind::Depthwise {
+    } else if matches!(step.kind, Kind::Depthwise | Kind::Grouped) {
         let weights = match packed {
-            Some(PackedWeights::Depthwise(bytes)) => bytemuck::cast_slice((*bytes).as_ref()),
+            Some(PackedWeights::Grouped(bytes)) => bytemuck::cast_slice((*bytes).as_ref()),
             _ => {
-                weights::depthwise(plain_weights(cx)?, step.weights, packing);
+                weights::grouped(step.level, plain_weights(cx)?, step.weights, packing).map_err(product::refused)?;
                 &*packing
             }
         };
         if residual.is_none() && step.axes.len() <= 2 {
-            depthwise_planes(cx, &step, x, weights, bias, conv.activation, target)?;
+            few_channels(cx, &step, x, weights, bias, conv.activation, target)?;
         } else {
             let step = depthwise::Depthwise { axes: &step.axes, channels: step.channels(), weights, bias, residual, activation: conv.activation };
             depthwise::run(cx, step, x, target)?;
@@ -287,8 +301,8 @@ pub(crate) fn run(conv: &Conv, cx: &mut EvalCx<'_>) -> Result<(), EvalError> {
     Ok(())
 }
 
-/// A depthwise step of one or two spatial axes.
-fn depthwise_planes(
+/// Groups of few channels, of one or two spatial axes.
+fn few_channels(
     cx: &EvalCx<'_>,
     step: &Step,
     x: &[f32],
@@ -297,9 +311,8 @@ fn depthwise_planes(
     activation: Activation,
     y: &mut [f32],
 ) -> Result<(), EvalError> {
-    let image = step.window(x, step.channels());
-    let job = Depthwise::new(step.level, step.images, image.out, step.channels(), step.weights.taps);
-    let tiles = job.tiles(y, step.channels()).map_err(product::refused)?;
+    let (image, job) = (step.window(x, step.channels()), step.grouped()?);
+    let tiles = job.tiles(y, step.outputs()).map_err(product::refused)?;
     cx.parallel(job.grains(), |grain, _| job.run_grain(grain, &image, weights, bias, activation, &tiles).ok())
 }
 

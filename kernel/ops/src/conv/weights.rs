@@ -2,7 +2,7 @@
 
 use super::planar;
 use alloc::vec::Vec;
-use millstream_gemm::{GemmError, PackedB, PackedWinograd, Rhs};
+use millstream_gemm::{GemmError, GroupDims, Grouped, PackedB, PackedWinograd, Rhs};
 use millstream_graph::Packed;
 use millstream_simd::Level;
 use millstream_tensor::{AlignedBytes, TensorError};
@@ -28,6 +28,11 @@ impl WeightDims {
     /// One filter for each channel.
     pub(crate) fn is_depthwise(&self) -> bool {
         self.group > 1 && self.out == 1 && self.channels == 1
+    }
+
+    /// The dims without the taps.
+    pub(crate) fn dims(&self) -> GroupDims {
+        GroupDims { groups: self.group, channels: self.channels, out: self.out }
     }
 
     /// Rows of a group's matrix.
@@ -60,8 +65,8 @@ impl WeightDims {
 pub(crate) enum PackedWeights {
     /// For each group a matrix of `[taps, channels]` rows and `out` columns.
     Groups(Vec<PackedB>),
-    /// `[taps, channels]`.
-    Depthwise(AlignedBytes),
+    /// The weights of all groups, by [`Grouped::pack`]; depthwise ones are `[taps, channels]`.
+    Grouped(AlignedBytes),
     /// 3 × 3 filters, transformed.
     Winograd(PackedWinograd),
     /// A matrix of `[ky, channels, kx]` rows and `out` columns.
@@ -70,16 +75,20 @@ pub(crate) enum PackedWeights {
 
 impl PackedWeights {
     pub(crate) fn new(level: Level, weights: &[f32], dims: WeightDims) -> Result<PackedWeights, TensorError> {
-        if dims.is_depthwise() {
-            let mut bytes = AlignedBytes::zeroed(size_of_val(weights))?;
-            depthwise(weights, dims, bytemuck::cast_slice_mut(bytes.as_mut()));
-            return Ok(PackedWeights::Depthwise(bytes));
-        }
         let pack = |g| {
             let matrix = dims.matrix(weights, g).ok_or(GemmError::Overflow).map_err(|e| dims.refused(weights, &e))?;
             PackedB::new(level, matrix, dims.k(), dims.out).map_err(|e| dims.refused(weights, &e))
         };
         Ok(PackedWeights::Groups((0..dims.group).map(pack).collect::<Result<_, _>>()?))
+    }
+
+    /// The form for groups of few channels.
+    pub(crate) fn grouped(level: Level, weights: &[f32], dims: WeightDims) -> Result<PackedWeights, TensorError> {
+        let refused = |e| dims.refused(weights, &e);
+        let len = job(level, dims).and_then(|job| job.packed_len()).map_err(refused)?;
+        let mut bytes = AlignedBytes::zeroed(len.saturating_mul(size_of::<f32>()))?;
+        grouped(level, weights, dims, bytemuck::cast_slice_mut(bytes.as_mut())).map_err(refused)?;
+        Ok(PackedWeights::Grouped(bytes))
     }
 
     /// The form for Winograd's algorithm, of one group's 3 × 3 filters.
@@ -101,20 +110,21 @@ impl Packed for PackedWeights {
     fn bytes_len(&self) -> usize {
         match self {
             PackedWeights::Groups(groups) => groups.iter().map(PackedB::bytes).sum(),
-            PackedWeights::Depthwise(bytes) => bytes.len(),
+            PackedWeights::Grouped(bytes) => bytes.len(),
             PackedWeights::Winograd(packed) => packed.bytes(),
             PackedWeights::Planar(packed) => packed.bytes(),
         }
     }
 }
 
-/// Writes weights `[channels, taps]` as `[taps, channels]`.
-pub(crate) fn depthwise(weights: &[f32], dims: WeightDims, packed: &mut [f32]) {
-    for (tap, row) in packed.chunks_exact_mut(dims.group.max(1)).enumerate() {
-        for (w, filter) in row.iter_mut().zip(weights.chunks_exact(dims.taps.max(1))) {
-            *w = filter[tap];
-        }
-    }
+/// The job for an image of one pixel, whose weights are those for any image.
+fn job(level: Level, dims: WeightDims) -> Result<Grouped, GemmError> {
+    Grouped::new(level, 1, [1, 1], dims.dims(), dims.taps).ok_or(GemmError::Overflow)
+}
+
+/// Writes weights `[group * out, channels, taps]` in the form of groups of few channels.
+pub(crate) fn grouped(level: Level, weights: &[f32], dims: WeightDims, packed: &mut [f32]) -> Result<(), GemmError> {
+    job(level, dims)?.pack(weights, packed)
 }
 
 /// The weights of a transposed convolution: for each group a matrix of `channels` rows and `[taps, out]` columns.

@@ -274,6 +274,15 @@ impl SimdF32<Scalar> for F32x8 {
     }
 
     #[inline(always)]
+    fn splat_in_quads<const LANE: usize>(self) -> Self {
+        Self(array::from_fn(|i| self.0[i / 4 * 4 + LANE % 4]))
+    }
+    #[inline(always)]
+    fn permute(self, from: I32x8) -> Self {
+        Self(array::from_fn(|i| self.0[from.0[i] as usize % N]))
+    }
+
+    #[inline(always)]
     fn reduce_add(self) -> f32 {
         fold(self.0, |a, b| a + b)
     }

@@ -328,6 +328,26 @@ impl SimdF32<Neon> for F32x8 {
     }
 
     #[inline(always)]
+    fn splat_in_quads<const LANE: usize>(self) -> Self {
+        match LANE % 4 {
+            0 => Self(isa!(vdupq_laneq_f32::<0>(self.0)), isa!(vdupq_laneq_f32::<0>(self.1))),
+            1 => Self(isa!(vdupq_laneq_f32::<1>(self.0)), isa!(vdupq_laneq_f32::<1>(self.1))),
+            2 => Self(isa!(vdupq_laneq_f32::<2>(self.0)), isa!(vdupq_laneq_f32::<2>(self.1))),
+            _ => Self(isa!(vdupq_laneq_f32::<3>(self.0)), isa!(vdupq_laneq_f32::<3>(self.1))),
+        }
+    }
+    #[inline(always)]
+    fn permute(self, from: I32x8) -> Self {
+        // Lane i is bytes 4 i .. 4 i + 4 of a table of 32.
+        isa!({
+            let table = uint8x16x2_t(vreinterpretq_u8_f32(self.0), vreinterpretq_u8_f32(self.1));
+            let bytes = |from| vreinterpretq_u8_s32(vmlaq_s32(vdupq_n_s32(0x0302_0100), from, vdupq_n_s32(0x0404_0404)));
+            let half = |from| vreinterpretq_f32_u8(vqtbl2q_u8(table, bytes(from)));
+            Self(half(from.0), half(from.1))
+        })
+    }
+
+    #[inline(always)]
     fn reduce_add(self) -> f32 {
         isa!({
             let v = vaddq_f32(self.0, self.1);

@@ -325,6 +325,20 @@ impl SimdF32<Avx2> for F32x8 {
     }
 
     #[inline(always)]
+    fn splat_in_quads<const LANE: usize>(self) -> Self {
+        Self(match LANE % 4 {
+            0 => isa!(_mm256_permute_ps::<0b00_00_00_00>(self.0)),
+            1 => isa!(_mm256_permute_ps::<0b01_01_01_01>(self.0)),
+            2 => isa!(_mm256_permute_ps::<0b10_10_10_10>(self.0)),
+            _ => isa!(_mm256_permute_ps::<0b11_11_11_11>(self.0)),
+        })
+    }
+    #[inline(always)]
+    fn permute(self, from: I32x8) -> Self {
+        Self(isa!(_mm256_permutevar8x32_ps(self.0, from.0)))
+    }
+
+    #[inline(always)]
     fn reduce_add(self) -> f32 {
         isa!(fold!(self.0, _mm256_add_ps, _mm_add_ps, _mm_add_ss))
     }
