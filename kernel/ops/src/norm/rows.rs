@@ -182,33 +182,58 @@ fn row_f32<S: Simd>(s: S, rows: &Rows, x: Option<&[f32]>, scale: &[f32], bias: O
     let n = from.len() as f32;
     let mean = if rows.centred { slice::sum(s, from) / n } else { 0.0 };
     let m = S::F32::splat(s, mean);
-    let mut acc = [S::F32::splat(s, 0.0); 2];
-    let mut chunks = from.chunks_exact(2 * lanes);
-    for c in &mut chunks {
-        let (a, b) = (S::F32::load(s, c) - m, S::F32::load(s, &c[lanes..]) - m);
-        acc[0] = a.mul_add(a, acc[0]);
-        acc[1] = b.mul_add(b, acc[1]);
+    let mut acc = [S::F32::splat(s, 0.0); 4];
+    let mut blocks = from.chunks_exact(4 * lanes);
+    for b in &mut blocks {
+        for (i, acc) in acc.iter_mut().enumerate() {
+            let a = S::F32::load(s, &b[i * lanes..]) - m;
+            *acc = a.mul_add(a, *acc);
+        }
     }
-    for c in chunks.remainder().chunks(lanes) {
+    for c in blocks.remainder().chunks(lanes) {
         // Lanes past the end hold the mean, which is no distance from itself.
         let mut padded = [mean; 16];
         padded[..c.len()].copy_from_slice(c);
         let a = S::F32::load(s, &padded) - m;
         acc[0] = a.mul_add(a, acc[0]);
     }
-    let inverse = 1.0 / libm::sqrtf((acc[0] + acc[1]).reduce_add() / n + rows.epsilon);
-    let v = S::F32::splat(s, inverse);
-    let mut at = 0;
-    while at < y.len() {
-        let end = (at + lanes).min(y.len());
-        let a = (S::F32::load_partial(s, &x.unwrap_or(y)[at..end]) - m) * v;
-        let scale = S::F32::load_partial(s, &scale[at..end]);
-        let a = match bias {
-            Some(bias) => a.mul_add(scale, S::F32::load_partial(s, &bias[at..end])),
-            None => a * scale,
-        };
-        a.store_partial(&mut y[at..end]);
-        at = end;
+    let square = ((acc[0] + acc[1]) + (acc[2] + acc[3])).reduce_add() / n;
+    let inverse = 1.0 / libm::sqrtf(square + rows.epsilon);
+    let factors = (m, S::F32::splat(s, inverse));
+    match bias {
+        Some(bias) => write::<S, true>(s, factors, x, scale, bias, y),
+        None => write::<S, false>(s, factors, x, scale, scale, y),
     }
     (mean, inverse)
+}
+
+/// `(x - mean) * inverse * scale + bias`, in place if there is no `x`, and without `bias` unless `BIAS`.
+#[inline(always)]
+fn write<S: Simd, const BIAS: bool>(s: S, factors: (S::F32, S::F32), x: Option<&[f32]>, scale: &[f32], bias: &[f32], y: &mut [f32]) {
+    let lanes = S::F32::LANES;
+    let (whole, tail) = y.split_at_mut(y.len() / lanes * lanes);
+    let at = whole.len();
+    let pairs = scale.chunks_exact(lanes).zip(bias.chunks_exact(lanes));
+    let scaled = whole.chunks_exact_mut(lanes).zip(pairs);
+    match x {
+        Some(x) => scaled.zip(x.chunks_exact(lanes)).for_each(
+            #[inline(always)]
+            |((y, (scale, bias)), x)| element::<S, BIAS>(factors, S::F32::load(s, x), S::F32::load(s, scale), S::F32::load(s, bias)).store(y),
+        ),
+        None => scaled.for_each(
+            #[inline(always)]
+            |(y, (scale, bias))| element::<S, BIAS>(factors, S::F32::load(s, y), S::F32::load(s, scale), S::F32::load(s, bias)).store(y),
+        ),
+    }
+    if !tail.is_empty() {
+        let part = |of: &[f32]| S::F32::load_partial(s, &of[at..]);
+        let x = x.map_or_else(|| S::F32::load_partial(s, tail), part);
+        element::<S, BIAS>(factors, x, part(scale), part(bias)).store_partial(tail);
+    }
+}
+
+#[inline(always)]
+fn element<S: Simd, const BIAS: bool>((mean, inverse): (S::F32, S::F32), x: S::F32, scale: S::F32, bias: S::F32) -> S::F32 {
+    let a = (x - mean) * inverse;
+    if BIAS { a.mul_add(scale, bias) } else { a * scale }
 }
