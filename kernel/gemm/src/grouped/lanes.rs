@@ -14,8 +14,8 @@ use super::GroupDims;
 /// Lanes of the widest vectors.
 pub(super) const MAX_LANES: usize = 16;
 
-/// Output channels of a group, in vectors, from which on a product of matrices is as good.
-const PRODUCT_VECTORS: usize = 2;
+/// Output channels of a group from which on a product of matrices for each group is as good.
+const PRODUCT_OUT: usize = 32;
 
 /// The way of the table above.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,7 +55,7 @@ impl Blocks {
             (1, 1) => (Spread::Own, lanes),
             (4, 4) => (Spread::Quads, lanes / 4),
             (c, o) if c <= lanes / 2 && o <= lanes / 2 => (Spread::Permuted, (lanes / c).min(lanes / o)),
-            (_, o) if o >= lanes / 2 && o < PRODUCT_VECTORS * lanes => (Spread::Broadcast, 1),
+            (_, o) if o >= lanes / 2 && o < PRODUCT_OUT => (Spread::Broadcast, 1),
             _ => return None,
         };
         Some(Self { spread, lanes, groups })
@@ -73,10 +73,15 @@ impl Blocks {
         }
     }
 
-    /// Block `i`.
+    /// Block `i`, whose channels are spread as the caller's code knows.
     #[inline(always)]
-    pub(super) fn get(&self, dims: GroupDims, taps: usize, i: usize) -> Block {
-        let (group, within) = match self.spread {
+    pub(super) fn get(&self, spread: Spread, dims: GroupDims, taps: usize, i: usize) -> Block {
+        if spread == Spread::Own {
+            let first = i * self.lanes;
+            let n = self.lanes.min(dims.groups - first);
+            return Block { first_in: first, n_in: n, first_out: first, n_out: n, weights: first };
+        }
+        let (group, within) = match spread {
             Spread::Broadcast => (i / self.of_a_group(dims), i % self.of_a_group(dims) * self.lanes),
             _ => (i * self.groups, 0),
         };
@@ -86,7 +91,7 @@ impl Blocks {
             n_in: groups * dims.channels,
             first_out: group * dims.out + within,
             n_out: (groups * dims.out - within).min(self.lanes),
-            weights: if self.spread == Spread::Own { i * self.lanes } else { i * taps * dims.channels * self.lanes },
+            weights: i * taps * dims.channels * self.lanes,
         }
     }
 
@@ -136,15 +141,19 @@ fn lanes<S: Simd>(_: S) -> usize {
 
 /// What one tap adds to the sums of `P` pixels.
 pub(super) trait Lanes {
-    /// Reads the image from `input` on, a pixel each `next`, and the tap's weights.
+    /// How they find their inputs.
+    const SPREAD: Spread;
+
+    /// Reads each pixel's image from its pointer and `at` elements on, and the tap's weights. (One offset for all pixels is what leaves the
+    /// innermost loop with one addition for all their addresses.)
     ///
     /// # Safety
     /// The image is valid for the block's channels (a whole vector if `FULL`, else `n`) of all pixels, `weights` for the tap's.
     unsafe fn tap<S: Simd, const P: usize, const FULL: bool>(
         &self,
         s: S,
-        input: *const f32,
-        next: usize,
+        inputs: &[*const f32; P],
+        at: usize,
         n: usize,
         weights: *const f32,
         sums: &mut [S::F32; P],
@@ -155,21 +164,23 @@ pub(super) trait Lanes {
 pub(super) struct Own;
 
 impl Lanes for Own {
+    const SPREAD: Spread = Spread::Own;
+
     #[inline(always)]
     unsafe fn tap<S: Simd, const P: usize, const FULL: bool>(
         &self,
         s: S,
-        input: *const f32,
-        next: usize,
+        inputs: &[*const f32; P],
+        at: usize,
         n: usize,
         weights: *const f32,
         sums: &mut [S::F32; P],
     ) {
         // SAFETY: the caller's promise.
         let w = unsafe { load::<S, FULL>(s, weights, n) };
-        for (p, sum) in sums.iter_mut().enumerate() {
+        for (sum, input) in sums.iter_mut().zip(inputs) {
             // SAFETY: the caller's promise.
-            *sum = unsafe { load::<S, FULL>(s, input.wrapping_add(p * next), n) }.mul_add(w, *sum);
+            *sum = unsafe { load::<S, FULL>(s, input.wrapping_add(at), n) }.mul_add(w, *sum);
         }
     }
 }
@@ -178,12 +189,14 @@ impl Lanes for Own {
 pub(super) struct Quads;
 
 impl Lanes for Quads {
+    const SPREAD: Spread = Spread::Quads;
+
     #[inline(always)]
     unsafe fn tap<S: Simd, const P: usize, const FULL: bool>(
         &self,
         s: S,
-        input: *const f32,
-        next: usize,
+        inputs: &[*const f32; P],
+        at: usize,
         n: usize,
         weights: *const f32,
         sums: &mut [S::F32; P],
@@ -191,9 +204,9 @@ impl Lanes for Quads {
         let lanes = S::F32::LANES;
         // SAFETY: the caller's promise: four channels of a whole vector each.
         let w: [S::F32; 4] = core::array::from_fn(|c| unsafe { S::F32::load_ptr(s, weights.wrapping_add(c * lanes)) });
-        for (p, sum) in sums.iter_mut().enumerate() {
+        for (sum, input) in sums.iter_mut().zip(inputs) {
             // SAFETY: the caller's promise.
-            let x = unsafe { load::<S, FULL>(s, input.wrapping_add(p * next), n) };
+            let x = unsafe { load::<S, FULL>(s, input.wrapping_add(at), n) };
             *sum = x.splat_in_quads::<0>().mul_add(w[0], *sum);
             *sum = x.splat_in_quads::<1>().mul_add(w[1], *sum);
             *sum = x.splat_in_quads::<2>().mul_add(w[2], *sum);
@@ -206,12 +219,14 @@ impl Lanes for Quads {
 pub(super) struct Permuted<'a>(pub(super) &'a [[i32; MAX_LANES]]);
 
 impl Lanes for Permuted<'_> {
+    const SPREAD: Spread = Spread::Permuted;
+
     #[inline(always)]
     unsafe fn tap<S: Simd, const P: usize, const FULL: bool>(
         &self,
         s: S,
-        input: *const f32,
-        next: usize,
+        inputs: &[*const f32; P],
+        at: usize,
         n: usize,
         weights: *const f32,
         sums: &mut [S::F32; P],
@@ -220,9 +235,9 @@ impl Lanes for Permuted<'_> {
             let from = S::I32::load(s, lanes);
             // SAFETY: the caller's promise: a whole vector for each channel.
             let w = unsafe { S::F32::load_ptr(s, weights.wrapping_add(c * S::F32::LANES)) };
-            for (p, sum) in sums.iter_mut().enumerate() {
+            for (sum, input) in sums.iter_mut().zip(inputs) {
                 // SAFETY: the caller's promise.
-                let x = unsafe { load::<S, FULL>(s, input.wrapping_add(p * next), n) };
+                let x = unsafe { load::<S, FULL>(s, input.wrapping_add(at), n) };
                 *sum = x.permute(from).mul_add(w, *sum);
             }
         }
@@ -233,12 +248,14 @@ impl Lanes for Permuted<'_> {
 pub(super) struct Broadcast(pub(super) usize);
 
 impl Lanes for Broadcast {
+    const SPREAD: Spread = Spread::Broadcast;
+
     #[inline(always)]
     unsafe fn tap<S: Simd, const P: usize, const FULL: bool>(
         &self,
         s: S,
-        input: *const f32,
-        next: usize,
+        inputs: &[*const f32; P],
+        at: usize,
         _: usize,
         weights: *const f32,
         sums: &mut [S::F32; P],
@@ -246,9 +263,9 @@ impl Lanes for Broadcast {
         for c in 0..self.0 {
             // SAFETY: the caller's promise: a whole vector for each channel.
             let w = unsafe { S::F32::load_ptr(s, weights.wrapping_add(c * S::F32::LANES)) };
-            for (p, sum) in sums.iter_mut().enumerate() {
+            for (sum, input) in sums.iter_mut().zip(inputs) {
                 // SAFETY: the caller's promise.
-                let x = unsafe { *input.wrapping_add(p * next + c) };
+                let x = unsafe { *input.wrapping_add(at + c) };
                 *sum = S::F32::splat(s, x).mul_add(w, *sum);
             }
         }

@@ -15,7 +15,7 @@ use millstream_tensor::tile::{MAX_TILES, Tiles};
 
 use crate::error::{GemmError, agree, require, span};
 use crate::{Activation, Window};
-use lanes::Blocks;
+use lanes::{Blocks, Broadcast, Own, Permuted, Quads, Spread};
 use line::Line;
 
 /// Multiply-adds that a grain aims at.
@@ -140,7 +140,17 @@ impl Grouped {
             return Err(GemmError::Grain(grain));
         }
         let line = Line { image, weights, bias, activation, dims: self.dims, blocks: self.blocks };
-        dispatch!(self.level, s => line.run_all(s, first / self.out[1], &mut tile));
+        let first = first / self.out[1];
+        // A function for each: one of them all would be too large for its registers.
+        match self.blocks.spread {
+            Spread::Own => dispatch!(self.level, s => line.run_all(s, &Own, first, &mut tile)),
+            Spread::Quads => dispatch!(self.level, s => line.run_all(s, &Quads, first, &mut tile)),
+            Spread::Permuted => {
+                let table = self.blocks.table(self.dims);
+                dispatch!(self.level, s => line.run_all(s, &Permuted(&table[..self.dims.channels]), first, &mut tile));
+            }
+            Spread::Broadcast => dispatch!(self.level, s => line.run_all(s, &Broadcast(self.dims.channels), first, &mut tile)),
+        }
         Ok(())
     }
 
