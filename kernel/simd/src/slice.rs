@@ -122,11 +122,53 @@ pub fn max<S: Simd>(s: S, x: &[f32]) -> f32 {
     .reduce_max()
 }
 
+/// The transpose of a matrix: `dst[i * dst_stride + j] = src[j * src_stride + i]` for i < `rows`, j < `cols`, which are the dims of `dst`.
+///
+/// # Panics
+/// If a slice is shorter, or a stride too small for its rows.
+#[inline(always)]
+pub fn transpose<S: Simd>(s: S, src: &[f32], src_stride: usize, dst: &mut [f32], dst_stride: usize, rows: usize, cols: usize) {
+    /// Rows of `dst` whose lines stay in the nearest cache until they are whole.
+    const BLOCK: usize = 32;
+    assert!(rows <= src_stride && cols <= dst_stride);
+    let lanes = S::F32::LANES;
+    let whole = (rows / lanes * lanes, cols / lanes * lanes);
+    for i0 in (0..whole.0).step_by(BLOCK) {
+        for j in (0..whole.1).step_by(lanes) {
+            for i in (i0..(i0 + BLOCK).min(whole.0)).step_by(lanes) {
+                s.transpose_square(&src[j * src_stride + i..], src_stride, &mut dst[i * dst_stride + j..], dst_stride);
+            }
+        }
+    }
+    for i in 0..rows {
+        let first = if i < whole.0 { whole.1 } else { 0 };
+        for (j, to) in dst[i * dst_stride..][..cols].iter_mut().enumerate().skip(first) {
+            *to = src[j * src_stride + i];
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use crate::{Level, dispatch};
     use std::vec;
     use std::vec::Vec;
+
+    #[test]
+    fn transposes_of_every_size() {
+        for level in Level::available() {
+            for (rows, cols, extra) in [(0, 3, 0), (1, 1, 0), (7, 9, 1), (8, 8, 0), (16, 16, 0), (17, 40, 3), (33, 16, 0), (70, 35, 2)] {
+                let (src_stride, dst_stride) = (rows + extra, cols + extra);
+                let src: Vec<f32> = (0..src_stride * cols).map(|i| i as f32).collect();
+                let mut dst = vec![-1.0; rows * dst_stride];
+                dispatch!(level, s => super::transpose(s, &src, src_stride, &mut dst, dst_stride, rows, cols));
+                for (at, x) in dst.iter().enumerate() {
+                    let (i, j) = (at / dst_stride, at % dst_stride);
+                    assert_eq!(*x, if j < cols { src[j * src_stride + i] } else { -1.0 }, "({i}, {j}) of {rows} x {cols} at {level}");
+                }
+            }
+        }
+    }
 
     #[test]
     fn every_length_and_level() {

@@ -31,6 +31,12 @@ pub trait Simd: Copy + Send + Sync + Debug + sealed::Sealed + 'static {
 
     /// A hint that the cache line at `p` is needed later: it should come nearer, but not into the nearest cache. Any address will do.
     fn prefetch_far(self, p: *const f32);
+
+    /// Transposes a square of as many rows as a vector has lanes: `dst[i * dst_stride + j] = src[j * src_stride + i]`.
+    ///
+    /// # Panics
+    /// If a slice is shorter.
+    fn transpose_square(self, src: &[f32], src_stride: usize, dst: &mut [f32], dst_stride: usize);
 }
 
 /// A vector of f32 lanes.

@@ -2,10 +2,8 @@
 
 use crate::grains;
 use millstream_graph::{EvalCx, EvalError};
+use millstream_simd::{dispatch, slice};
 use millstream_tensor::tile::Tiles;
-
-/// Rows and columns of a block that is moved while its lines are in the cache.
-const BLOCK: usize = 16;
 
 /// Writes `images` matrices of `rows` × `cols` transposed, one after the other.
 pub(crate) fn transpose(cx: &EvalCx<'_>, src: &[f32], dst: &mut [f32], images: usize, rows: usize, cols: usize) -> Result<(), EvalError> {
@@ -14,22 +12,17 @@ pub(crate) fn transpose(cx: &EvalCx<'_>, src: &[f32], dst: &mut [f32], images: u
         return Err(wrong);
     }
     let tiles = Tiles::rows(&mut dst[..images * rows * cols], rows, grains::rows(images * cols, rows, 1)).ok_or(wrong)?;
+    let level = cx.level();
     cx.parallel(tiles.count(), |grain, _| {
         let mut tile = tiles.claim(grain)?;
-        let first = tile.origin().0;
+        let (first, count) = (tile.origin().0, tile.rows());
+        let to = tile.as_slice()?;
         let mut done = 0;
-        while done < tile.rows() {
+        while done < count {
             let (image, col) = ((first + done) / cols, (first + done) % cols);
-            let width = BLOCK.min(tile.rows() - done).min(cols - col);
-            let src = &src[image * rows * cols..][..rows * cols];
-            for row in (0..rows).step_by(BLOCK) {
-                let height = BLOCK.min(rows - row);
-                for j in 0..width {
-                    for (i, to) in tile.row(done + j)[row..row + height].iter_mut().enumerate() {
-                        *to = src[(row + i) * cols + col + j];
-                    }
-                }
-            }
+            let width = (count - done).min(cols - col);
+            let (src, to) = (&src[image * rows * cols + col..(image + 1) * rows * cols], &mut to[done * rows..]);
+            dispatch!(level, s => slice::transpose(s, src, cols, to, rows, width, rows));
             done += width;
         }
         Some(())

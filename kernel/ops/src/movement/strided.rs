@@ -2,12 +2,12 @@
 //!
 //! Transpose, Slice, Expand, Tile, DepthToSpace and more are such copies and differ only in their strides. Axes are given in
 //! the output's memory order and merged where they can be, so that what remains is one of: one run of memory, rows of
-//! contiguous elements, rows of one repeated element, blocks to transpose (8×8 in registers), or single elements.
+//! contiguous elements, rows of one repeated element, blocks to transpose (squares in registers), or single elements.
 
 use crate::grains;
 use alloc::{string::String, vec::Vec};
 use millstream_graph::{EvalCx, EvalError};
-use millstream_simd::{Level, dispatch};
+use millstream_simd::{Level, dispatch, slice};
 use millstream_tensor::{DType, Layout, MAX_RANK, Order, Tensor, TensorView, TensorViewMut, Word, tile::Tiles};
 
 /// The most axes of a copy: two for each axis of a tensor (Tile needs them).
@@ -250,10 +250,28 @@ fn copy_transposed<W: Word>(cx: &EvalCx<'_>, walk: &Walk, unit: usize, from: &[W
 
 /// `to[i·to_stride + j] = from[start + i + j·stride]` for i < rows, j < columns.
 fn transpose<W: Word>(level: Level, from: &[W], start: isize, stride: isize, to: &mut [W], to_stride: usize, rows: usize, columns: usize) -> Option<()> {
+    if let (Ok(start), Ok(from_stride @ 1..), Some(from), Some(to)) = (usize::try_from(start), usize::try_from(stride), as_floats(from), as_floats_mut(to))
+        && (1..=from_stride).contains(&rows)
+        && (1..=to_stride).contains(&columns)
+    {
+        let (from, reach) = (from.get(start..)?, |rows: usize, stride: usize, last: usize| (rows - 1) * stride + last);
+        let (from, to) = (from.get(..reach(columns, from_stride, rows))?, to.get_mut(..reach(rows, to_stride, columns))?);
+        dispatch!(level, s => slice::transpose(s, from, from_stride, to, to_stride, rows, columns));
+        return Some(());
+    }
     dispatch!(level, s => {
         let _ = s;
         transpose_blocks(from, start, stride, to, to_stride, rows, columns)
     })
+}
+
+/// Words of four bytes as the f32 that vectors move.
+fn as_floats<W: Word>(words: &[W]) -> Option<&[f32]> {
+    if size_of::<W>() == size_of::<f32>() { bytemuck::try_cast_slice(words).ok() } else { None }
+}
+
+fn as_floats_mut<W: Word>(words: &mut [W]) -> Option<&mut [f32]> {
+    if size_of::<W>() == size_of::<f32>() { bytemuck::try_cast_slice_mut(words).ok() } else { None }
 }
 
 #[inline(always)]

@@ -58,6 +58,15 @@ impl Simd for Scalar {
 
     #[inline(always)]
     fn prefetch_far(self, _: *const f32) {}
+
+    #[inline(always)]
+    fn transpose_square(self, src: &[f32], src_stride: usize, dst: &mut [f32], dst_stride: usize) {
+        for i in 0..N {
+            for (j, to) in dst[i * dst_stride..][..N].iter_mut().enumerate() {
+                *to = src[j * src_stride + i];
+            }
+        }
+    }
 }
 
 #[inline(always)]

@@ -88,6 +88,27 @@ impl Simd for Neon {
         // SAFETY: a prefetch never faults and changes neither memory nor flags.
         unsafe { asm!("prfm pldl2keep, [{}]", in(reg) p.addr(), options(nomem, nostack, preserves_flags)) }
     }
+
+    #[inline(always)]
+    fn transpose_square(self, src: &[f32], src_stride: usize, dst: &mut [f32], dst_stride: usize) {
+        let x: [F32x8; N] = core::array::from_fn(|j| F32x8::load(self, &src[j * src_stride..]));
+        let upper = quarters([x[0].0, x[1].0, x[2].0, x[3].0]).into_iter().zip(quarters([x[4].0, x[5].0, x[6].0, x[7].0]));
+        let lower = quarters([x[0].1, x[1].1, x[2].1, x[3].1]).into_iter().zip(quarters([x[4].1, x[5].1, x[6].1, x[7].1]));
+        for (i, (left, right)) in upper.chain(lower).enumerate() {
+            F32x8(left, right).store(&mut dst[i * dst_stride..]);
+        }
+    }
+}
+
+/// The transpose of four rows of four.
+#[inline(always)]
+fn quarters([a, b, c, d]: [float32x4_t; 4]) -> [float32x4_t; 4] {
+    // Even and odd columns of pairs of rows, then pairs of their halves.
+    let wide = |x| isa!(vreinterpretq_f64_f32(x));
+    let (ab, cd) = (wide(isa!(vtrn1q_f32(a, b))), wide(isa!(vtrn1q_f32(c, d))));
+    let (ab_odd, cd_odd) = (wide(isa!(vtrn2q_f32(a, b))), wide(isa!(vtrn2q_f32(c, d))));
+    let narrow = |x| isa!(vreinterpretq_f32_f64(x));
+    [narrow(isa!(vtrn1q_f64(ab, cd))), narrow(isa!(vtrn1q_f64(ab_odd, cd_odd))), narrow(isa!(vtrn2q_f64(ab, cd))), narrow(isa!(vtrn2q_f64(ab_odd, cd_odd)))]
 }
 
 macro_rules! operator {

@@ -3,7 +3,7 @@
 use core::arch::x86_64::*;
 use core::ops::{Add, BitAnd, BitOr, BitXor, Div, Mul, Neg, Not, Sub};
 
-use super::detect;
+use super::{detect, holds};
 use crate::Level;
 use crate::vector::{Simd, SimdF32, SimdI32, SimdMask, sealed::Sealed};
 
@@ -135,6 +135,35 @@ impl Simd for Avx2 {
     fn prefetch_far(self, p: *const f32) {
         // A prefetch never faults.
         isa!(_mm_prefetch::<_MM_HINT_T1>(p.cast()))
+    }
+
+    #[inline(always)]
+    fn transpose_square(self, src: &[f32], src_stride: usize, dst: &mut [f32], dst_stride: usize) {
+        assert!(holds(src.len(), src_stride, N) && holds(dst.len(), dst_stride, N));
+        // SAFETY: rows 0..N of both were just checked.
+        let x: [F32x8; N] = core::array::from_fn(|j| unsafe { F32x8::load_ptr(self, src.as_ptr().add(j * src_stride)) });
+        // Pairs of rows, then of pairs: each half of a register holds a square of 4 by 4, transposed.
+        let mut y = x;
+        for i in (0..N).step_by(4) {
+            for (j, k) in [(0, 2), (1, 3)] {
+                let (low, high) = (i + j, i + k);
+                let (a, b) = (x[i + 2 * j].0, x[i + 2 * j + 1].0);
+                (y[low].0, y[high].0) = (isa!(_mm256_unpacklo_ps(a, b)), isa!(_mm256_unpackhi_ps(a, b)));
+            }
+        }
+        // y[i] and y[i + 1] now hold columns 0 and 1 of rows i to i + 3, y[i + 2] and y[i + 3] columns 2 and 3.
+        for i in (0..N).step_by(2) {
+            let (a, b) = (y[i].0, y[i + 1].0);
+            (y[i].0, y[i + 1].0) = (isa!(_mm256_shuffle_ps::<0x44>(a, b)), isa!(_mm256_shuffle_ps::<0xee>(a, b)));
+        }
+        for i in 0..4 {
+            let (low, high) = (isa!(_mm256_permute2f128_ps::<0x20>(y[i].0, y[i + 4].0)), isa!(_mm256_permute2f128_ps::<0x31>(y[i].0, y[i + 4].0)));
+            // SAFETY: as above.
+            unsafe {
+                F32x8(low).store_ptr(dst.as_mut_ptr().add(i * dst_stride));
+                F32x8(high).store_ptr(dst.as_mut_ptr().add((i + 4) * dst_stride));
+            }
+        }
     }
 }
 

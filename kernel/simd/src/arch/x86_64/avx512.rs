@@ -3,7 +3,7 @@
 use core::arch::x86_64::*;
 use core::ops::{Add, BitAnd, BitOr, BitXor, Div, Mul, Neg, Not, Sub};
 
-use super::detect;
+use super::{detect, holds};
 use crate::Level;
 use crate::vector::{Simd, SimdF32, SimdI32, SimdMask, sealed::Sealed};
 
@@ -201,6 +201,17 @@ impl Simd for Avx512 {
     fn prefetch_far(self, p: *const f32) {
         // A prefetch never faults.
         isa!(_mm_prefetch::<_MM_HINT_T1>(p.cast()))
+    }
+
+    #[inline(always)]
+    fn transpose_square(self, src: &[f32], src_stride: usize, dst: &mut [f32], dst_stride: usize) {
+        assert!(holds(src.len(), src_stride, N) && holds(dst.len(), dst_stride, N));
+        // SAFETY: rows 0..N of both were just checked.
+        let rows = core::array::from_fn(|j| unsafe { F32x16::load_ptr(self, src.as_ptr().add(j * src_stride)) });
+        for (i, column) in self.transpose(rows).into_iter().enumerate() {
+            // SAFETY: as above.
+            unsafe { column.store_ptr(dst.as_mut_ptr().add(i * dst_stride)) };
+        }
     }
 }
 
