@@ -1,5 +1,5 @@
-//! Convolutions of ResNet-50, MobileNetV2 and PP-OCRv4 with their activations: stems, pointwise ones, windows of 3 × 3 (which
-//! Winograd's algorithm takes where it pays), depthwise ones and transposed ones. Images lie channels-last, but for the stems'.
+//! Convolutions of ResNet-50, ResNeXt-50, MobileNetV2 and PP-OCRv4 with their activations: stems, pointwise ones, windows of 3 × 3 (which
+//! Winograd's algorithm takes where it pays), depthwise and grouped ones, and transposed ones. Images lie channels-last, but for the stems'.
 //!
 //! `cargo bench -p millstream-benches --bench convolution`
 #![allow(missing_docs)]
@@ -40,6 +40,8 @@ const CASES: &[Case] = &[
     case("mobilenet_v2_depthwise_112", [32, 112, 112], 32, 3, 1, 32, "Clip"),
     case("mobilenet_v2_depthwise_stride_2", [96, 112, 112], 96, 3, 2, 96, "Clip"),
     case("mobilenet_v2_depthwise_7", [960, 7, 7], 960, 3, 1, 960, "Clip"),
+    case("resnext50_groups_of_4_56", [128, 56, 56], 128, 3, 1, 32, "Relu"),
+    case("resnext50_groups_of_8_28", [256, 28, 28], 256, 3, 1, 32, "Relu"),
     case("ppocr_det_stem_3x3", [3, 640, 640], 16, 3, 2, 1, ""),
     case("ppocr_det_depthwise_5x5", [192, 40, 40], 192, 5, 1, 192, ""),
     case("ppocr_det_1x1_40", [192, 40, 40], 192, 1, 1, 1, "HardSwish"),

@@ -220,7 +220,7 @@ fn copy_transposed<W: Word>(cx: &EvalCx<'_>, walk: &Walk, unit: usize, from: &[W
     let block: usize = walk.dims[unit + 1..rank].iter().product();
     let (units, columns, stride) = (walk.dims[unit], walk.dims[last], walk.strides[last]);
     let rows = to.len() / block;
-    let per_grain = grains::rows(rows, block, 1).next_multiple_of(8);
+    let per_grain = grains::rows(rows, block, 1).next_multiple_of(16);
     let mut inner = Walk::new(0);
     for axis in unit + 1..last {
         inner.push(walk.dims[axis], walk.strides[axis]);
