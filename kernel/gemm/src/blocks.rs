@@ -379,11 +379,19 @@ fn dot_bytes<S: Tile>(s: S, x: &[f32], data: &[u8], v: usize, halves: usize, sca
 #[inline(always)]
 fn dot_halves<S: Tile>(s: S, x: &[f32], data: &[u8], v: usize, halves: usize, scale: [S::F32; 2], sums: &mut [S::F32; 2]) {
     let (lanes, eight, low) = (S::F32::LANES, S::I32::splat(s, 8), S::I32::splat(s, 15));
-    for (i, &x) in x.iter().enumerate() {
+    // A byte holds weight i in its lower half, i + 16 in its upper one: two loops, because a chain's order is that of the weights.
+    let (lower, upper) = x.split_at(x.len().min(BLOCK / 2));
+    for (&x, q) in lower.iter().zip(data.chunks_exact(S::NR)) {
         let x = S::F32::splat(s, x);
         for h in 0..halves {
-            let q = S::I32::load_u8(s, &data[i % 16 * S::NR + v + h * lanes..]);
-            let q = if i < 16 { q & low } else { q.shr_logical(4) };
+            let q = S::I32::load_u8(s, &q[v + h * lanes..][..lanes]) & low;
+            sums[h] = x.mul_add((q - eight).to_f32() * scale[h], sums[h]);
+        }
+    }
+    for (&x, q) in upper.iter().zip(data.chunks_exact(S::NR)) {
+        let x = S::F32::splat(s, x);
+        for h in 0..halves {
+            let q = S::I32::load_u8(s, &q[v + h * lanes..][..lanes]).shr_logical(4);
             sums[h] = x.mul_add((q - eight).to_f32() * scale[h], sums[h]);
         }
     }
