@@ -6,7 +6,7 @@
 //! ```
 //! One form serves every tile of a level, the narrow and the low ones included.
 
-use millstream_simd::{Level, SimdF32, dispatch};
+use millstream_simd::{Level, SimdF32, dispatch, slice};
 use millstream_tensor::AlignedBytes;
 
 use crate::error::{GemmError, agree, require, span};
@@ -115,14 +115,19 @@ fn pack<S: Tile>(s: S, b: &Rhs<'_>, k: usize, n: usize, first: usize, dst: &mut 
             if b.col_stride == 1 {
                 for (i, row) in panel.chunks_exact_mut(S::NR).enumerate() {
                     let from = &src[i * b.row_stride..][..cols];
-                    for (v, to) in row.chunks_exact_mut(S::F32::LANES).enumerate() {
+                    let vectors = row.chunks_exact_mut(S::F32::LANES);
+                    if cols == S::NR {
+                        from.chunks_exact(S::F32::LANES).zip(vectors).for_each(|(from, to)| S::F32::load(s, from).store(to));
+                        continue;
+                    }
+                    for (v, to) in vectors.enumerate() {
                         S::F32::load_partial(s, from.get(v * S::F32::LANES..).unwrap_or_default()).store(to);
                     }
                 }
                 continue;
             }
             if b.row_stride == 1 && cols == S::NR {
-                transpose::<S>(src, b.col_stride, group, panel);
+                slice::transpose(s, src, b.col_stride, panel, S::NR, group, S::NR);
                 continue;
             }
             // Blocks of rows, so that the lines that a column's elements go to stay in the cache.
@@ -138,32 +143,6 @@ fn pack<S: Tile>(s: S, b: &Rhs<'_>, k: usize, n: usize, first: usize, dst: &mut 
                     }
                 }
             }
-        }
-    }
-}
-
-/// A whole panel whose columns are contiguous, `stride` apart: squares of 8 by 8, which stay in registers.
-#[inline(always)]
-fn transpose<S: Tile>(src: &[f32], stride: usize, rows: usize, panel: &mut [f32]) {
-    const SIDE: usize = 8;
-    let whole = rows / SIDE * SIDE;
-    for i in (0..whole).step_by(SIDE) {
-        for j in (0..S::NR).step_by(SIDE) {
-            let mut square = [[0.0; SIDE]; SIDE];
-            for (c, column) in square.iter_mut().enumerate() {
-                column.copy_from_slice(&src[(j + c) * stride + i..][..SIDE]);
-            }
-            for r in 0..SIDE {
-                let to = &mut panel[(i + r) * S::NR + j..][..SIDE];
-                for (to, column) in to.iter_mut().zip(&square) {
-                    *to = column[r];
-                }
-            }
-        }
-    }
-    for i in whole..rows {
-        for (j, to) in panel[i * S::NR..][..S::NR].iter_mut().enumerate() {
-            *to = src[j * stride + i];
         }
     }
 }

@@ -125,12 +125,12 @@ pub fn max<S: Simd>(s: S, x: &[f32]) -> f32 {
 /// The transpose of a matrix: `dst[i * dst_stride + j] = src[j * src_stride + i]` for i < `rows`, j < `cols`, which are the dims of `dst`.
 ///
 /// # Panics
-/// If a slice is shorter, or a stride too small for its rows.
+/// If a slice is shorter, or `dst_stride` less than `cols`.
 #[inline(always)]
 pub fn transpose<S: Simd>(s: S, src: &[f32], src_stride: usize, dst: &mut [f32], dst_stride: usize, rows: usize, cols: usize) {
     /// Rows of `dst` whose lines stay in the nearest cache until they are whole.
     const BLOCK: usize = 32;
-    assert!(rows <= src_stride && cols <= dst_stride);
+    assert!(cols <= dst_stride);
     let lanes = S::F32::LANES;
     let whole = (rows / lanes * lanes, cols / lanes * lanes);
     for i0 in (0..whole.0).step_by(BLOCK) {
