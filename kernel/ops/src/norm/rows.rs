@@ -5,8 +5,9 @@
 
 use crate::{grains, numeric::Number};
 use alloc::{vec, vec::Vec};
+use core::array;
 use millstream_graph::{EvalCx, EvalError, Fact, InferCx, InferError, Permutation, StepCx};
-use millstream_simd::{Simd, SimdF32, dispatch, slice};
+use millstream_simd::{Level, Simd, SimdF32, dispatch};
 use millstream_tensor::{DType, Element, Layout, Order, TensorError, View, tile::Tiles};
 
 /// How rows are normalised.
@@ -87,17 +88,24 @@ impl Rows {
         cx.parallel(y.count(), |grain, _| {
             let mut tile = y.claim(grain)?;
             let y = tile.as_slice()?;
+            let tile_rows = y.len() / n.max(1);
             let (mut means, mut inverses) = (means.claim(grain), inverses.claim(grain));
-            for (i, y) in y.chunks_exact_mut(n).enumerate() {
-                let row = grain * rows + i;
-                let x = x.map(|x| &x[row * n..(row + 1) * n]);
-                let (mean, inverse) = factors.row(self, level, row, x, y);
-                if let Some(m) = means.as_mut().and_then(|t| t.as_slice()) {
-                    m[i] = mean;
+            let mut done = 0;
+            while done < tile_rows {
+                // Two rows side by side: while one's sums are waited for, the other's are made.
+                let take = (tile_rows - done).min(2);
+                let (row, y) = (grain * rows + done, &mut y[done * n..(done + take) * n]);
+                let x = x.map(|x| &x[row * n..(row + take) * n]);
+                let found = factors.rows(self, level, row, n, x, y);
+                for (i, (mean, inverse)) in found.into_iter().enumerate().take(take) {
+                    if let Some(m) = means.as_mut().and_then(|t| t.as_slice()) {
+                        m[done + i] = mean;
+                    }
+                    if let Some(m) = inverses.as_mut().and_then(|t| t.as_slice()) {
+                        m[done + i] = inverse;
+                    }
                 }
-                if let Some(m) = inverses.as_mut().and_then(|t| t.as_slice()) {
-                    m[i] = inverse;
-                }
+                done += take;
             }
             Some(())
         })
@@ -128,14 +136,28 @@ impl<'a, T: Number> Factors<'a, T> {
         }
     }
 
-    /// Normalises one row; returns its mean and its inverse deviation.
-    fn row(&self, rows: &Rows, level: millstream_simd::Level, row: usize, x: Option<&[T]>, y: &mut [T]) -> (f32, f32) {
+    /// Normalises one or two rows of `n`; returns each one's mean and inverse deviation.
+    fn rows(&self, rows: &Rows, level: Level, row: usize, n: usize, x: Option<&[T]>, y: &mut [T]) -> [(f32, f32); 2] {
         if let (Factors::Same(scale, bias), DType::F32) = (self, T::DTYPE)
             && let (Some(scale), Some(y)) = (floats(scale), floats_mut(y))
         {
             let (x, bias) = (x.and_then(floats), bias.and_then(floats));
-            return dispatch!(level, s => row_f32(s, rows, x, scale, bias, y));
+            return if y.len() == 2 * n {
+                dispatch!(level, s => rows_f32::<_, 2>(s, rows, n, x, scale, bias, y))
+            } else {
+                let [one] = dispatch!(level, s => rows_f32::<_, 1>(s, rows, n, x, scale, bias, y));
+                [one; 2]
+            };
         }
+        let mut found = [(0.0, 0.0); 2];
+        for (i, (y, found)) in y.chunks_exact_mut(n).zip(&mut found).enumerate() {
+            *found = self.row(rows, row + i, x.map(|x| &x[i * n..(i + 1) * n]), y);
+        }
+        found
+    }
+
+    /// Normalises one row as f64; returns its mean and its inverse deviation.
+    fn row(&self, rows: &Rows, row: usize, x: Option<&[T]>, y: &mut [T]) -> (f32, f32) {
         let at = |y: &[T], i: usize| Number::to_f64(x.map_or_else(|| y[i], |x| x[i]));
         let n = y.len() as f64;
         let mean = if rows.centred { (0..y.len()).map(|i| at(y, i)).sum::<f64>() / n } else { 0.0 };
@@ -175,36 +197,54 @@ fn floats_mut<T: Element>(x: &mut [T]) -> Option<&mut [f32]> {
     bytemuck::try_cast_slice_mut(x).ok().filter(|_| T::DTYPE == DType::F32)
 }
 
+/// `R` rows of `n` side by side. Each one's chains are the same for any `R`.
 #[inline(always)]
-fn row_f32<S: Simd>(s: S, rows: &Rows, x: Option<&[f32]>, scale: &[f32], bias: Option<&[f32]>, y: &mut [f32]) -> (f32, f32) {
-    let lanes = S::F32::LANES;
+fn rows_f32<S: Simd, const R: usize>(s: S, rows: &Rows, n: usize, x: Option<&[f32]>, scale: &[f32], bias: Option<&[f32]>, y: &mut [f32]) -> [(f32, f32); R] {
     let from = x.unwrap_or(y);
-    let n = from.len() as f32;
-    let mean = if rows.centred { slice::sum(s, from) / n } else { 0.0 };
-    let m = S::F32::splat(s, mean);
-    let mut acc = [S::F32::splat(s, 0.0); 4];
-    let mut blocks = from.chunks_exact(4 * lanes);
-    for b in &mut blocks {
-        for (i, acc) in acc.iter_mut().enumerate() {
-            let a = S::F32::load(s, &b[i * lanes..]) - m;
-            *acc = a.mul_add(a, *acc);
+    let lines: [&[f32]; R] = array::from_fn(|r| &from[r * n..(r + 1) * n]);
+    let count = n as f32;
+    let means = if rows.centred { sums(s, lines, [0.0; R], |sum, _, x| sum + x).map(|sum| sum / count) } else { [0.0; R] };
+    let squares = sums(s, lines, means, |sum, mean, x| {
+        let distance = x - mean;
+        distance.mul_add(distance, sum)
+    });
+    let inverses = squares.map(|square| 1.0 / libm::sqrtf(square / count + rows.epsilon));
+    for (r, y) in y.chunks_exact_mut(n).enumerate().take(R) {
+        let factors = (S::F32::splat(s, means[r]), S::F32::splat(s, inverses[r]));
+        let x = x.map(|x| &x[r * n..(r + 1) * n]);
+        match bias {
+            Some(bias) => write::<S, true>(s, factors, x, scale, bias, y),
+            None => write::<S, false>(s, factors, x, scale, scale, y),
         }
     }
-    for c in blocks.remainder().chunks(lanes) {
-        // Lanes past the end hold the mean, which is no distance from itself.
-        let mut padded = [mean; 16];
-        padded[..c.len()].copy_from_slice(c);
-        let a = S::F32::load(s, &padded) - m;
-        acc[0] = a.mul_add(a, acc[0]);
+    array::from_fn(|r| (means[r], inverses[r]))
+}
+
+/// For each line its elements added by `f(sum, its mean, element)`, to which the mean itself adds nothing, in four chains of vectors.
+#[inline(always)]
+fn sums<S: Simd, const R: usize>(s: S, lines: [&[f32]; R], means: [f32; R], f: impl Fn(S::F32, S::F32, S::F32) -> S::F32) -> [f32; R] {
+    let lanes = S::F32::LANES;
+    let splat = means.map(|mean| S::F32::splat(s, mean));
+    let mut sums = [[S::F32::splat(s, 0.0); 4]; R];
+    let mut blocks = lines.map(|line| line.chunks_exact(4 * lanes));
+    for _ in 0..lines.first().map_or(0, |line| line.len() / (4 * lanes)) {
+        for r in 0..R {
+            let Some(block) = blocks[r].next() else { break };
+            for (i, sum) in sums[r].iter_mut().enumerate() {
+                *sum = f(*sum, splat[r], S::F32::load(s, &block[i * lanes..]));
+            }
+        }
     }
-    let square = ((acc[0] + acc[1]) + (acc[2] + acc[3])).reduce_add() / n;
-    let inverse = 1.0 / libm::sqrtf(square + rows.epsilon);
-    let factors = (m, S::F32::splat(s, inverse));
-    match bias {
-        Some(bias) => write::<S, true>(s, factors, x, scale, bias, y),
-        None => write::<S, false>(s, factors, x, scale, scale, y),
-    }
-    (mean, inverse)
+    array::from_fn(|r| {
+        for rest in blocks[r].remainder().chunks(lanes) {
+            // Lanes past the end hold the mean.
+            let mut padded = [means[r]; 16];
+            padded[..rest.len()].copy_from_slice(rest);
+            sums[r][0] = f(sums[r][0], splat[r], S::F32::load(s, &padded));
+        }
+        let [a, b, c, d] = sums[r];
+        ((a + b) + (c + d)).reduce_add()
+    })
 }
 
 /// `(x - mean) * inverse * scale + bias`, in place if there is no `x`, and without `bias` unless `BIAS`.
