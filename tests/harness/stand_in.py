@@ -6,6 +6,7 @@ import platform
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
+from . import models
 from .process import ROOT, NotHere, environment, output, run, say, target
 
 HOME = ROOT / "backends/cuda"
@@ -21,7 +22,9 @@ def check(compiler):
     env = environment(LD_LIBRARY_PATH=os.pathsep.join(paths), MILLSTREAM_CUDA="1")
     # Of the whole workspace: its crates are built already, with these features.
     run("cargo", "test", "--locked", "--workspace", "--lib", "--", "--ignored", "--skip", "speed_of_kernels", env=env)
-    run("cargo", "test", "--locked", "--workspace", "--test", "cuda", "--test", "backends", "--", "--include-ignored", env=env)
+    with models.cheap() as folder:
+        env["MILLSTREAM_MODELS"] = folder
+        run("cargo", "test", "--locked", "--workspace", "--test", "cuda", "--test", "backends", "--", "--include-ignored", env=env)
 
 
 def build(compiler):
