@@ -96,6 +96,7 @@ fn the_device_runs_what_it_has_kernels_for() {
         "attention",
         "attention_causal",
         "rotary",
+        "dynamic_quantize",
     ];
     for name in wanted {
         assert!(device.contains(&name), "{name} should run on the device");

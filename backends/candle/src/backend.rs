@@ -81,11 +81,7 @@ struct CandleModel {
 impl CandleModel {
     /// A walk over facts alone.
     fn dry(&self, inputs: &[Shape], log: &mut Vec<String>) -> Result<PlanBytes, RunError> {
-        if inputs.len() != self.signature.inputs.len() {
-            return Err(RunError::InputCount { wanted: self.signature.inputs.len(), found: inputs.len() });
-        }
-        let facts: Option<Vec<Fact>> = self.signature.inputs.iter().zip(inputs).map(|(p, s)| Some(Fact::concrete(p.dtype?, s))).collect();
-        let facts = facts.ok_or_else(|| RunError::DataDependent("an input without a type".into()))?;
+        let facts = self.signature.facts(inputs)?;
         let mut ledger = Ledger::new(usize::MAX);
         let bytes = |f: &Fact| f.shape().and_then(Result::ok).map_or(0, |s| Spec::row_major(f.dtype, s).bytes());
         let taken: usize = facts.iter().map(bytes).sum();

@@ -170,3 +170,26 @@ FOR_FLOATS(DEQUANTIZE_INT4)
     }
 #define CONVERTS(T) CONVERT(T, i8, -128.0f, 127.0f) CONVERT(T, u8, 0.0f, 255.0f)
 FOR_FLOATS(CONVERTS)
+
+constexpr int ALL = 512;
+
+// entries: quantize_parameters_f32
+// launch: block=512 grid=1 shared=0 registers=40
+// args: x, scale (f32), zero (u8), n. The scale and the zero point with which n numbers and 0 become 0..255, as ONNX's
+// DynamicQuantizeLinear has them. One block does it.
+KERNEL(quantize_parameters_f32, 512, const f32* x, f32* scale, u8* zero, i64 n) {
+    SHARED(f32, scratch, [ALL / WARP]);
+    if (blockIdx.x > 0) return;
+    f32 least = 0.0f, greatest = 0.0f;
+    ROLLED for (i64 i = threadIdx.x; i < n; i += ALL) {
+        least = Smallest::join(least, x[i]);
+        greatest = Largest::join(greatest, x[i]);
+    }
+    least = over_block<Smallest, ALL>(least, scratch);
+    greatest = over_block<Largest, ALL>(greatest, scratch);
+    if (threadIdx.x == 0) {
+        const f32 step = greatest > least ? (greatest - least) / 255.0f : 1.0f;
+        *scale = step;
+        *zero = static_cast<u8>(clip(rintf(-least / step), 0.0f, 255.0f));
+    }
+}

@@ -62,6 +62,12 @@ impl Backend for CudaBackend {
     }
 
     fn compile(&self, graph: Graph) -> Result<Arc<dyn Executable>, CompileError> {
+        Ok(Arc::new(self.model(graph)?))
+    }
+}
+
+impl CudaBackend {
+    pub(crate) fn model(&self, graph: Graph) -> Result<CudaModel, CompileError> {
         graph.verify()?;
         let signature = signature(&graph);
         let mut unsupported = Vec::new();
@@ -71,7 +77,7 @@ impl Backend for CudaBackend {
         }
         let library = self.library && self.gpu.has_cublas();
         let engine = Engine::new(self.gpu.clone(), self.level, self.workers.clone(), library);
-        Ok(Arc::new(CudaModel { engine, signature, body, plans: Mutex::default(), by_value: AtomicU64::new(0), settled: Mutex::default() }))
+        Ok(CudaModel { engine, signature, body, plans: Mutex::default(), by_value: AtomicU64::new(0), settled: Mutex::default() })
     }
 }
 
@@ -83,7 +89,7 @@ struct Key {
 }
 
 /// A graph on a device.
-struct CudaModel {
+pub(crate) struct CudaModel {
     engine: Engine,
     signature: Signature,
     body: Body,
@@ -229,15 +235,16 @@ impl CudaModel {
         Ok(())
     }
 
+    /// How many plans are kept, and how many of them lanes have addresses for.
+    #[cfg(test)]
+    pub(crate) fn kept(&self) -> [usize; 2] {
+        [locked(&self.plans).len(), self.engine.bound()]
+    }
+
     /// The plan for inputs of these shapes alone.
     fn plan_of(&self, inputs: &[Shape], lines: bool) -> Result<Plan, RunError> {
-        let ports = &self.signature.inputs;
-        if ports.len() != inputs.len() {
-            return Err(RunError::InputCount { wanted: ports.len(), found: inputs.len() });
-        }
-        let fact = |(id, (port, shape)): (&ValueId, (&millstream_engine::Port, &Shape))| Some((*id, Fact::concrete(port.dtype?, shape)));
-        let facts: Option<Vec<_>> = self.body.graph.inputs().iter().zip(ports.iter().zip(inputs)).map(fact).collect();
-        Plan::new(&self.body, self.terms(lines), 0, &facts.ok_or_else(|| RunError::DataDependent("an input without a type".into()))?)
+        let facts: Vec<_> = self.body.graph.inputs().iter().copied().zip(self.signature.facts(inputs)?).collect();
+        Plan::new(&self.body, self.terms(lines), 0, &facts)
     }
 }
 
@@ -262,7 +269,7 @@ impl Executable for CudaModel {
         if let Some(node) = self.body.order.get(plan.end).and_then(|&id| self.body.graph.node(id)) {
             return Err(RunError::DataDependent(node.path.clone()));
         }
-        let weights = plan.constants.iter().filter_map(|&id| Some(self.body.graph.value(id).constant()?.bytes_len())).sum();
+        let weights = plan.constants.iter().filter_map(|&(id, _)| Some(self.body.graph.value(id).constant()?.bytes_len())).sum();
         let taken: usize = self.signature.inputs.iter().zip(inputs).map(|(p, s)| p.dtype.map_or(0, DType::size) * s.elements()).sum();
         let given: usize = plan.leaving.iter().map(|(_, from)| from.spec().bytes()).sum();
         Ok(PlanBytes::new(weights, plan.device_bytes + plan.host_bytes, plan.scratch.1, taken + given))

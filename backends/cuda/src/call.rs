@@ -18,6 +18,8 @@ pub(crate) enum Argument {
     Scratch(usize, usize),
     /// Memory of a library's product ([`crate::blas::WORKSPACE`]).
     Workspace,
+    /// An input that is a constant of the graph, a matrix of bytes, transposed; no argument reads it as it is.
+    Turned(usize),
     /// The integer that a kernel sets where an element is none that it may be.
     Fault,
     Null,

@@ -1,7 +1,13 @@
 //! A plan: what a stretch of a graph does for inputs of known shapes, as plain data. Launches with offsets into an arena of the
 //! device, copies, and the nodes that the host runs with offsets into an arena of its own.
 
-use crate::{blas::WORKSPACE, body::Body, call::Calls, host::HostStep, select::select};
+use crate::{
+    blas::WORKSPACE,
+    body::Body,
+    call::{Argument, Calls},
+    host::HostStep,
+    select::select,
+};
 use millstream_compile::planner::{Buffer, place};
 use millstream_engine::{RunError, ShapeError, describe};
 use millstream_graph::{FOLD_LIMIT, Fact, InferError, Node, NodeId, Spec, StepCx, ValueId, infer_node};
@@ -19,6 +25,8 @@ pub(crate) enum Place {
     Arena(usize),
     /// A constant of the graph.
     Constant(ValueId),
+    /// A constant of the graph, a matrix of bytes, transposed.
+    Turned(ValueId),
     /// A constant that inference found, by its position in [`Plan::found`].
     Found(usize),
 }
@@ -89,8 +97,8 @@ pub(crate) struct Plan {
     /// What is copied into the host's arena before anything else: the position of a given value, the offset, its bytes.
     pub(crate) given: Vec<(usize, usize, usize)>,
     pub(crate) found: Vec<Tensor>,
-    /// Constants of the graph that launches read.
-    pub(crate) constants: Vec<ValueId>,
+    /// Constants of the graph that launches read, as they are or transposed.
+    pub(crate) constants: Vec<(ValueId, bool)>,
     /// The nodes whose data may be at fault; their integers begin at this offset of both arenas.
     pub(crate) faults: Vec<NodeId>,
     pub(crate) fault_places: (usize, usize),
@@ -197,7 +205,8 @@ impl Planner<'_> {
             self.alias(node, &made, &specs)
         } else {
             let facts: Vec<Option<&Fact>> = node.inputs.iter().map(|v| v.and_then(|v| Some(&self.held.get(&v)?.fact))).collect();
-            match select(node, &facts, &specs) {
+            let weight = |i: usize| node.input(i).is_some_and(|v| self.body.graph.value(v).constant().is_some());
+            match select(node, &facts, &specs, &weight) {
                 Some(calls) => self.launches(id, node, calls, &specs)?,
                 None => self.on_host(id, node, &specs)?,
             }
@@ -301,11 +310,17 @@ impl Planner<'_> {
         };
         match place {
             Place::Arena(buffer) => self.device[buffer].last = self.now,
-            Place::Constant(id) if !self.plan.constants.contains(&id) => self.plan.constants.push(id),
+            Place::Constant(id) => self.constant(id, false),
             _ => {}
         }
         self.held.get_mut(&value)?.device = Some(place);
         Some(place)
+    }
+
+    fn constant(&mut self, id: ValueId, turned: bool) {
+        if !self.plan.constants.contains(&(id, turned)) {
+            self.plan.constants.push((id, turned));
+        }
     }
 
     /// A value where the host finds it, which it is fetched to if it is not there.
@@ -326,7 +341,7 @@ impl Planner<'_> {
                 self.plan.steps.push(Step::Download(Copy { device, host, bytes }));
                 OnHost::Buffer(host)
             }
-            (None, None) => return Ok(None),
+            (None, Some(Place::Turned(_)) | None) => return Ok(None),
         };
         if let OnHost::Buffer(buffer) = host {
             self.host[buffer].last = self.now;
@@ -342,11 +357,16 @@ impl Planner<'_> {
         let names = calls.names();
         let input_specs = node.inputs.iter().map(|v| v.and_then(|v| Some(self.held.get(&v)?.spec))).collect();
         // Only what kernels read goes up: sizes and axes stay.
-        let read = |i: usize| calls.calls.iter().any(|c| c.arguments.iter().any(|a| matches!(a, crate::call::Argument::Input(input, _) if *input == i)));
+        let any = |wanted: &dyn Fn(&Argument) -> bool| calls.calls.iter().any(|c| c.arguments.iter().any(wanted));
+        let read = |i: usize| any(&|a| matches!(a, Argument::Input(input, _) if *input == i));
         let mut inputs = Vec::with_capacity(node.inputs.len());
         for (i, value) in node.inputs.iter().enumerate() {
             inputs.push(match value {
                 Some(value) if read(i) => self.on_device(*value),
+                Some(value) if any(&|a| *a == Argument::Turned(i)) => {
+                    self.constant(*value, true);
+                    Some(Place::Turned(*value))
+                }
                 _ => None,
             });
         }

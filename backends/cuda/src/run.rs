@@ -29,8 +29,8 @@ pub(crate) struct Engine {
     pub(crate) workers: Arc<dyn Workers>,
     /// Products are a library's.
     pub(crate) library: bool,
-    /// Constants on the device, by body and value: brought there when a plan first reads them.
-    constants: Mutex<HashMap<(usize, ValueId), Arc<DeviceMemory>>>,
+    /// Constants on the device, by body and value, and whether they are transposed: brought there when a plan first reads them.
+    constants: Mutex<HashMap<(usize, ValueId, bool), Arc<DeviceMemory>>>,
     /// Lanes that nobody uses now.
     lanes: Mutex<Vec<BoundLane>>,
 }
@@ -66,6 +66,12 @@ impl Engine {
         Engine { gpu, level, workers, library, constants: Mutex::default(), lanes: Mutex::default() }
     }
 
+    /// Plans that idle lanes have addresses for.
+    #[cfg(test)]
+    pub(crate) fn bound(&self) -> usize {
+        locked(&self.lanes).iter().map(|lane| lane.bound.len()).sum()
+    }
+
     /// Runs a plan on the values that it was made for. Gives those that leave it.
     pub(crate) fn run(&self, body: &Body, plan: &Arc<Plan>, given: &[Value], watch: &mut Watch<'_, '_>) -> Result<Vec<(ValueId, Value)>, RunError> {
         let mut taken = locked(&self.lanes).pop().unwrap_or_default();
@@ -80,9 +86,12 @@ impl Engine {
             Some(lane) => lane,
             None => lane.insert(Lane::new(&self.gpu)?),
         };
-        if lane.reserve(plan.device_bytes, plan.host_bytes)? {
+        let moved = lane.reserve(plan.device_bytes, plan.host_bytes);
+        // The device's arena may lie elsewhere although there was no memory for the host's.
+        if !matches!(moved, Ok(false)) {
             bound.clear();
         }
+        moved?;
         // Plans of what only a run tells are made anew for each: none is met again, and they would drive out those that are.
         let at = bound.iter().position(|b| Arc::ptr_eq(&b.plan, plan));
         let mut current = match at.and_then(|at| bound.remove(at)) {
@@ -173,12 +182,13 @@ impl Engine {
             found.push(DeviceMemory::holding(&self.gpu, tensor.view().bytes()?)?);
         }
         let mut constants = HashMap::new();
-        for &id in &plan.constants {
-            constants.insert(id, self.constant(body, id)?);
+        for &(id, turned) in &plan.constants {
+            constants.insert((id, turned), self.constant(body, id, turned)?);
         }
         let address = |place: &Place, offset: usize| match place {
             Place::Arena(at) => Some(lane.device().at(at + offset)),
-            Place::Constant(id) => constants.get(id).map(|m| m.at(offset)),
+            Place::Constant(id) => constants.get(&(*id, false)).map(|m| m.at(offset)),
+            Place::Turned(id) => constants.get(&(*id, true)).map(|m| m.at(offset)),
             Place::Found(i) => found.get(*i).map(|m| m.at(offset)),
         };
         let mut stretches = Vec::new();
@@ -194,6 +204,7 @@ impl Engine {
         let place = |places: &[Option<Place>], i: usize, offset: usize| places.get(i).and_then(Option::as_ref).and_then(|p| address(p, offset));
         let pointer = |argument: &Argument| match argument {
             Argument::Input(i, offset) => place(&step.inputs, *i, *offset),
+            Argument::Turned(i) => place(&step.inputs, *i, 0),
             Argument::Output(i, offset) => place(&step.outputs, *i, *offset),
             Argument::Scratch(i, offset) => step.scratch.get(*i).and_then(|p| address(p, *offset)),
             Argument::Workspace => step.workspace.as_ref().and_then(|p| address(p, 0)),
@@ -224,14 +235,21 @@ impl Engine {
     }
 
     /// A constant's memory on the device.
-    fn constant(&self, body: &Body, id: ValueId) -> Result<Arc<DeviceMemory>, RunError> {
+    fn constant(&self, body: &Body, id: ValueId, turned: bool) -> Result<Arc<DeviceMemory>, RunError> {
         let mut constants = locked(&self.constants);
-        if let Some(memory) = constants.get(&(body.id, id)) {
+        if let Some(memory) = constants.get(&(body.id, id, turned)) {
             return Ok(memory.clone());
         }
-        let weight = body.graph.value(id).constant().ok_or(TensorError::Kind { wanted: "a constant", found: "none" })?;
-        let memory = Arc::new(DeviceMemory::holding(&self.gpu, weight.to_tensor()?.view().bytes()?)?);
-        constants.insert((body.id, id), memory.clone());
+        let weight = body.graph.value(id).constant().ok_or(TensorError::Kind { wanted: "a constant", found: "none" })?.to_tensor()?;
+        let bytes = weight.view().bytes()?;
+        let memory = Arc::new(match (turned, weight.shape().dims()) {
+            (true, &[rows, columns]) => {
+                let across: Vec<u8> = (0..columns).flat_map(|c| (0..rows).map(move |r| bytes[r * columns + c])).collect();
+                DeviceMemory::holding(&self.gpu, &across)?
+            }
+            _ => DeviceMemory::holding(&self.gpu, bytes)?,
+        });
+        constants.insert((body.id, id, turned), memory.clone());
         Ok(memory)
     }
 }

@@ -161,6 +161,18 @@ pub(crate) struct Append {
     pub(crate) reserved: i32,
 }
 
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default, Pod, Zeroable)]
+pub(crate) struct Linear {
+    pub(crate) m: i64,
+    pub(crate) n: i64,
+    pub(crate) k: i64,
+    pub(crate) activation: i32,
+    pub(crate) reserved: i32,
+    pub(crate) alpha: f32,
+    pub(crate) beta: f32,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -168,7 +180,7 @@ mod tests {
 
     #[test]
     fn structures_are_as_large_as_the_ptx_says() {
-        let sizes: [(&str, usize, usize); 9] = [
+        let sizes: [(&str, usize, usize); 10] = [
             ("copy_strided_b4", 3, size_of::<Walk<2>>()),
             ("binary_strided_f32", 5, size_of::<Walk<2>>()),
             ("where_strided_b4", 5, size_of::<Walk<3>>()),
@@ -178,6 +190,7 @@ mod tests {
             ("attention_d64_f32", 6, size_of::<Attention>()),
             ("rotary_f32", 5, size_of::<Rotary>()),
             ("cache_append_b4", 3, size_of::<Append>()),
+            ("linear_int8_rows_f32", 6, size_of::<Linear>()),
         ];
         for (kernel, argument, bytes) in sizes {
             assert_eq!(entry(kernel).unwrap().arguments[argument], bytes, "{kernel}");

@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 mod decoders;
 mod products;
+mod quantised;
 
 /// Numbers in −1..1.
 fn noise(dims: &[usize], seed: u32) -> Tensor {
@@ -182,4 +183,31 @@ fn outputs_may_be_inputs_and_constants() {
         graph.add_output(value);
     }
     compared(graph, &[vec![noise(&[3], 2)]]);
+}
+
+/// However many shapes come by: those that were not met for longest are forgotten.
+#[test]
+#[ignore = "needs a device, or the stand-in driver"]
+fn a_lane_keeps_few_plans() {
+    let mut graph = Graph::new("sums");
+    let x = input(&mut graph, "x", DType::F32, 1);
+    let (first, step) =
+        (graph.add_constant("first", Tensor::scalar(0i64).expect("a number")), graph.add_constant("step", Tensor::scalar(1i64).expect("a number")));
+    let shape = node(&mut graph, "shape", "Shape", &[x], &[]);
+    let zero = graph.add_constant("zero", Tensor::from_slice(&[1], &[0i64]).expect("a number"));
+    let axis = node(&mut graph, "length", "Squeeze", &[shape, zero], &[]);
+    // A constant that each shape has one of.
+    let numbers = node(&mut graph, "numbers", "Range", &[first, axis, step], &[]);
+    let numbers = node(&mut graph, "floats", "Cast", &[numbers], &[("to", Attribute::Int(1))]);
+    let y = node(&mut graph, "sum", "Add", &[x, numbers], &[]);
+    graph.add_output(y);
+    simplify(&mut graph, &Options::default()).expect("it can be simplified");
+    let model = CudaBackend::new(Gpu::open(0).expect("a device")).model(graph).expect("it compiles");
+    for n in (1..=40).rev() {
+        let x = noise(&[n], n as u32);
+        let made = run(&model, &[Value::Tensor(x.clone())]);
+        let wanted: Vec<f32> = x.as_slice::<f32>().expect("f32").iter().enumerate().map(|(i, x)| x + i as f32).collect();
+        assert_eq!(made[0].as_slice::<f32>().expect("f32"), wanted);
+    }
+    assert_eq!(model.kept(), [16, 8], "plans of the model, and of its lane");
 }

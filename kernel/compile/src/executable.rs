@@ -150,12 +150,7 @@ impl CompiledModel {
     }
 
     fn bind_shapes(&self, inputs: &[Shape]) -> Result<Segment, RunError> {
-        let ports = &self.template.signature().inputs;
-        if ports.len() != inputs.len() {
-            return Err(RunError::InputCount { wanted: ports.len(), found: inputs.len() });
-        }
-        let facts: Option<Vec<Fact>> = ports.iter().zip(inputs).map(|(p, s)| Some(Fact::concrete(p.dtype?, s))).collect();
-        self.template.bind(&facts.ok_or_else(|| RunError::DataDependent("an input without a type".into()))?)
+        self.template.bind(&self.template.signature().facts(inputs)?)
     }
 }
 

@@ -7,6 +7,7 @@ use alloc::{
     vec::Vec,
 };
 use core::fmt;
+use millstream_graph::Fact;
 use millstream_tensor::{DType, Shape};
 use smallvec::SmallVec;
 
@@ -50,6 +51,15 @@ impl Signature {
     /// The position of the input of this name.
     pub fn input_index(&self, name: &str) -> Option<usize> {
         self.inputs.iter().position(|p| &*p.name == name)
+    }
+
+    /// What shapes alone tell of the inputs; an error unless there are as many as ports, with types.
+    pub fn facts(&self, shapes: &[Shape]) -> Result<Vec<Fact>, RunError> {
+        if self.inputs.len() != shapes.len() {
+            return Err(RunError::InputCount { wanted: self.inputs.len(), found: shapes.len() });
+        }
+        let facts: Option<_> = self.inputs.iter().zip(shapes).map(|(port, shape)| Some(Fact::concrete(port.dtype?, shape))).collect();
+        facts.ok_or_else(|| RunError::DataDependent("an input without a type".into()))
     }
 
     /// An error unless there are as many inputs as ports, of the ports' types and dims. A name stands for the same number in

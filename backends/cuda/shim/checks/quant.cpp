@@ -60,3 +60,16 @@ CHECK(bytes_and_floats) {
         FOR_FLOATS(CONVERTED)
     }
 }
+
+CHECK(ranges_of_numbers) {
+    const i64 n = chance.integer(1, 2000);
+    const double offset = static_cast<double>(chance.integer(-2, 2));
+    Buffer<f32> x(n, chance, offset - 1, offset + 1), scale(1);
+    Buffer<u8> zero(1);
+    LAUNCH(quantize_parameters_f32, chance.integer(1, 3), 512, 0, x.data(), scale.data(), zero.data(), n);
+    f32 least = 0, greatest = 0;
+    for (i64 i = 0; i < n; i++) least = std::fmin(least, x[i]), greatest = std::fmax(greatest, x[i]);
+    const f32 step = greatest > least ? (greatest - least) / 255.0f : 1.0f;
+    same(scale[0], step, "scale", 0);
+    same(zero[0], static_cast<u8>(std::nearbyint(-least / step)), "zero", 0);
+}

@@ -21,6 +21,8 @@ pub(crate) struct Site<'a> {
     op: &'a dyn Op,
     node: &'a Node,
     facts: &'a [Option<&'a Fact>],
+    /// Says of an input whether it is a constant of the graph.
+    weight: &'a dyn Fn(usize) -> bool,
     inputs: Vec<Option<Spec>>,
     outputs: &'a [Spec],
 }
@@ -37,6 +39,11 @@ impl Site<'_> {
     /// True if somebody reads output `i`.
     fn wants(&self, i: usize) -> bool {
         self.node.outputs.get(i).is_some_and(Option::is_some)
+    }
+
+    /// True if the input is a constant of the graph, of any size.
+    fn is_weight(&self, i: usize) -> bool {
+        (self.weight)(i)
     }
 
     fn output(&self) -> Option<&Spec> {
@@ -91,7 +98,9 @@ fn activation(of: Activation) -> Option<(i32, f32, f32)> {
 }
 
 /// How a node runs on the device; `None` if the host runs it. Depends on the operator, types and shapes, and on small constants.
-pub(crate) fn select(node: &Node, facts: &[Option<&Fact>], outputs: &[Spec]) -> Option<Calls> {
+///
+/// `weight` says of an input whether it is a constant of the graph.
+pub(crate) fn select(node: &Node, facts: &[Option<&Fact>], outputs: &[Spec], weight: &dyn Fn(usize) -> bool) -> Option<Calls> {
     let spec = |f: &Option<&Fact>| match f {
         None => Some(None),
         Some(f) => Some(Some(Spec::row_major(f.dtype, f.shape()?.ok()?))),
@@ -102,7 +111,7 @@ pub(crate) fn select(node: &Node, facts: &[Option<&Fact>], outputs: &[Spec]) -> 
     if outputs.is_empty() || outputs.iter().any(|s| s.bytes() == 0 || s.dtype == DType::String) || !inputs.iter().enumerate().all(is_launched) {
         return None;
     }
-    let site = Site { op: &*node.op, node, facts, inputs, outputs };
+    let site = Site { op: &*node.op, node, facts, weight, inputs, outputs };
     let made = movement::select(&site, node)
         .or_else(|| only(node, elementwise::select(&site)))
         .or_else(|| only(node, norm::select(&site)))
@@ -110,6 +119,7 @@ pub(crate) fn select(node: &Node, facts: &[Option<&Fact>], outputs: &[Spec]) -> 
         .or_else(|| only(node, window::select(&site)))
         .or_else(|| only(node, quantise::select(&site)))
         .or_else(|| only(node, decoder::select(&site)))
+        .or_else(|| quantise::dynamic(&site))
         .or_else(|| attention::select(&site))?;
     // A launch that does not fit its kernel is none: the host runs the node, and tests find it.
     debug_assert_eq!(made.check(), Ok(()), "{}", node.path);

@@ -7,7 +7,7 @@ use crate::{
     shape::Gemm as Shape,
 };
 use millstream_gemm::Activation;
-use millstream_graph::Op;
+use millstream_graph::{Op, Spec};
 use millstream_ops::matmul::{gemm::Gemm, mat_mul::MatMul};
 use millstream_tensor::DType;
 
@@ -133,7 +133,7 @@ fn stacks(site: &Site<'_>, product: &MatMul) -> Option<Calls> {
             product.activation(),
         )?;
     }
-    finished(calls, site, residual, product.activation())
+    finished(calls, site.output()?, residual, product.activation())
 }
 
 fn matrices(site: &Site<'_>, gemm: &Gemm) -> Option<Calls> {
@@ -171,7 +171,7 @@ fn matrices(site: &Site<'_>, gemm: &Gemm) -> Option<Calls> {
         residual,
         gemm.activation(),
     )?;
-    finished(calls, site, is_residual, gemm.activation())
+    finished(calls, site.output()?, is_residual, gemm.activation())
 }
 
 /// A product into the output. The residual lies as the output does; with one, the activation comes later ([`finished`]).
@@ -215,10 +215,10 @@ fn epilogue(dtype: &str, y: &Argument, n: usize, (number, alpha, beta): (i32, f3
 }
 
 /// Operators add the residual before the activation, kernels after it: hence one more launch where there are both.
-pub(super) fn finished(calls: Calls, site: &Site<'_>, residual: bool, end: Activation) -> Option<Calls> {
+pub(super) fn finished(calls: Calls, y: &Spec, residual: bool, end: Activation) -> Option<Calls> {
     if !residual || end == Activation::None {
         return Some(calls);
     }
-    let n = site.output()?.shape().elements();
-    Some(calls.followed_by(Calls { calls: vec![epilogue(site.float()?, &Argument::Output(0, 0), n, activation(end)?)], scratch: vec![] }))
+    let n = y.shape().elements();
+    Some(calls.followed_by(Calls { calls: vec![epilogue(dtype_name(y.dtype)?, &Argument::Output(0, 0), n, activation(end)?)], scratch: vec![] }))
 }

@@ -127,5 +127,5 @@ fn convolution(site: &Site<'_>, conv: &Conv) -> Option<Calls> {
     } else {
         Calls::new().call(format!("conv2d_direct_{dtype}"), x[0] * w[0] * places, 256, arguments)
     };
-    finished(calls, site, residual, conv.activation())
+    finished(calls, site.output()?, residual, conv.activation())
 }

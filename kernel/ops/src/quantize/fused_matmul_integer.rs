@@ -44,6 +44,16 @@ pub struct FusedMatMulInteger {
 }
 
 impl FusedMatMulInteger {
+    /// What follows the sum.
+    pub fn activation(&self) -> Activation {
+        self.activation
+    }
+
+    /// True if the last input is added before the activation.
+    pub fn has_residual(&self) -> bool {
+        self.residual
+    }
+
     /// The same product with a residual as its last input; `None` if it has one already, or an activation before it.
     pub fn with_residual(&self) -> Option<FusedMatMulInteger> {
         (!self.residual && self.activation == Activation::None).then_some(FusedMatMulInteger { residual: true, ..*self })
