@@ -7,9 +7,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// The folders of models in the folder that `MILLSTREAM_MODELS` names; none if it names none.
+/// The folders of models in the folder that `MILLSTREAM_MODELS` has to name.
 pub fn folders() -> Vec<PathBuf> {
-    let Some(root) = env::var_os("MILLSTREAM_MODELS") else { return Vec::new() };
+    let root = env::var_os("MILLSTREAM_MODELS").expect("MILLSTREAM_MODELS names a folder of models");
     let mut folders: Vec<_> = fs::read_dir(&root).expect("MILLSTREAM_MODELS names a folder").flatten().map(|entry| entry.path()).collect();
     folders.retain(|folder| folder.join("manifest.json").is_file());
     folders.sort();

@@ -156,8 +156,9 @@ fn choice(registry: &Registry) -> Graph {
 }
 
 /// Whole models against what ONNX Runtime gives: those of the folder that `MILLSTREAM_MODELS` names, as `make_models.py` makes
-/// them, on Candle and on CPU plans, within the same share of the greatest output. Without that folder the embedded model's test stands for them.
+/// them, on Candle and on CPU plans, within the same share of the greatest output. Elsewhere the embedded model's test stands for them.
 #[test]
+#[ignore = "needs a folder of models in MILLSTREAM_MODELS"]
 fn whole_models_agree() {
     let everywhere: Vec<_> =
         backends().into_iter().filter(|(name, _)| name == "candle" || name == "cuda" || name.ends_with(" 2") && !name.contains("scalar")).collect();
@@ -178,7 +179,7 @@ fn whole_models_agree() {
 /// Names what each backend leaves to other kernels than its own, or does not run at all. Run with `--nocapture` to read it.
 #[test]
 #[expect(clippy::print_stdout, reason = "the list is what this test is for")]
-fn candle_runs_what_maps_directly() {
+fn every_backend_lists_what_it_refuses_and_candle_runs_what_it_has() {
     let registry = millstream::kernel::ops::registry();
     let backend: Arc<dyn Backend> = Arc::new(CandleBackend::new());
     let (mut direct, mut ours) = (Vec::new(), Vec::new());
