@@ -18,6 +18,8 @@ use millstream_runtime::{
 
 const LINES: u64 = 2_000;
 const FOLDER: &str = "MILLSTREAM_ONCE_TEST";
+/// Milliseconds that every second record takes, in a child: 1 unless told.
+const PACE: &str = "MILLSTREAM_ONCE_PACE";
 
 /// Adds up what has come.
 struct Total(u64);
@@ -55,10 +57,11 @@ fn pipeline(folder: &Path) -> Pipeline {
         let times = Watermarks::bounded(ms(0));
         Pipeline::from(lines(folder.join(name))).try_map(&format!("{name}.number"), number).event_time(&format!("{name}.time"), times, |n| *n as i64 * 1_000)
     };
-    let work = |number: u64| {
+    let pace = std::env::var(PACE).map_or(1, |pace| pace.parse().expect("milliseconds"));
+    let work = move |number: u64| {
         // So slow, on edges so short, that there are several checkpoints.
         if number.is_multiple_of(2) {
-            thread::sleep(Duration::from_millis(1));
+            thread::sleep(Duration::from_millis(pace));
         }
         number
     };
@@ -121,8 +124,13 @@ fn run_until(folder: &Path, point: &str, count: u32) -> bool {
 }
 
 fn run_child(name: &str, folder: &Path, point: &str, count: u32) -> bool {
+    run_paced(name, folder, point, count, 1)
+}
+
+fn run_paced(name: &str, folder: &Path, point: &str, count: u32, pace: u64) -> bool {
     let mut child = Command::new(std::env::current_exe().expect("this test"))
         .args(["--exact", name, "--nocapture", "--test-threads=1"])
+        .env(PACE, pace.to_string())
         .env(FOLDER, folder)
         .env("MILLSTREAM_FAIL_AT", format!("{point}:{count}"))
         .stdout(Stdio::piped())
@@ -275,7 +283,8 @@ fn a_full_disk_fails_the_pipeline_and_the_next_goes_on() {
 #[test]
 fn a_torn_checkpoint_is_passed_over() {
     let folder = fresh("torn");
-    assert!(run_until(&folder, "before-checkpoint", 4), "three are stored, and more are to come");
+    // So slow that a disk on which each checkpoint takes a second has stored three before the last record has come.
+    assert!(run_paced("child", &folder, "before-checkpoint", 4, 20), "three are stored, and more are to come");
     let newest = || {
         let mut files: Vec<_> = fs::read_dir(folder.join("state")).expect("checkpoints").map(|entry| entry.expect("a file").path()).collect();
         files.retain(|path| path.extension().is_some());
