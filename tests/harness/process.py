@@ -27,13 +27,19 @@ def environment(**changes):
     return {**os.environ, **changes}
 
 
+def line(command):
+    """A command as a person would type it; of a long list of files its beginning."""
+    text = shlex.join(command)
+    return text if len(text) <= 300 else f"{text[:200]} ... ({len(command)} arguments)"
+
+
 def run(*command, env=None, cwd=ROOT):
     """Runs a program to its end; fails with it."""
     command = [str(c) for c in command]
-    say(f"$ {shlex.join(command)}")
+    say(f"$ {line(command)}")
     status = subprocess.run(command, cwd=cwd, env=env, stdin=subprocess.DEVNULL).returncode
     if status != 0:
-        raise Failed(f"exit status {status}: {shlex.join(command)}")
+        raise Failed(f"exit status {status}: {line(command)}")
 
 
 def output(*command, env=None, cwd=ROOT, accept=(0,)):
@@ -43,7 +49,7 @@ def output(*command, env=None, cwd=ROOT, accept=(0,)):
     if done.returncode not in accept:
         sys.stdout.write(done.stdout[-4000:])
         sys.stdout.write(done.stderr[-4000:])
-        raise Failed(f"exit status {done.returncode}: {shlex.join(command)}")
+        raise Failed(f"exit status {done.returncode}: {line(command)}")
     return done.stdout
 
 

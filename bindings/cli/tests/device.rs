@@ -9,6 +9,7 @@ fn a_device_that_is_not_there_is_said_in_one_line() {
     let output = program().arg("bench").arg(model).args(["--device", "cuda:99"]).output().expect("the program runs");
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(!output.status.success() && output.stdout.is_empty(), "{said}");
-    let reasons = ["there is no NVIDIA driver on this machine", "CUDA device 99 is not there", "this program was built without CUDA", "the NVIDIA driver is for CUDA"];
+    let reasons =
+        ["there is no NVIDIA driver on this machine", "CUDA device 99 is not there", "this program was built without CUDA", "the NVIDIA driver is for CUDA"];
     assert!(said.starts_with("error: ") && said.lines().count() == 1 && reasons.iter().any(|r| said.contains(r)), "{said}");
 }
