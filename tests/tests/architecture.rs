@@ -29,7 +29,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("io", &["runtime"]),
     ("remote", &["runtime"]),
     ("telemetry", &["runtime"]),
-    ("pipefile", &["tensor", "engine", "runtime", "io", "telemetry"]),
+    ("pipefile", &["tensor", "engine", "runtime", "io", "remote", "telemetry"]),
     (
         "",
         &[

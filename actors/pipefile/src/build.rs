@@ -15,7 +15,7 @@ use millstream_runtime::{Flow, Handle, Monitor, Pipeline, PipelineError, from_it
 use millstream_telemetry::OtlpTracer;
 
 use crate::{
-    description::Description,
+    description::{Description, RemotePlan},
     file::{Node, Part, PipelineFile},
     problem::{Findings, Problems},
     row::Row,
@@ -112,6 +112,7 @@ pub(crate) struct Workshop<'a> {
     /// The pipeline has checkpoints.
     pub(crate) checkpoints: bool,
     pub(crate) inferences: Vec<Inference>,
+    pub(crate) remotes: Vec<RemotePlan>,
     pub(crate) watches: Vec<Watch>,
     root: &'a Path,
     /// What the model of each stage says of itself; `None` where it could not be opened.
@@ -181,6 +182,7 @@ fn newest(folder: &Path) -> Option<PathBuf> {
 struct Built {
     pipeline: Pipeline,
     inferences: Vec<Inference>,
+    remotes: Vec<RemotePlan>,
     watches: Vec<Watch>,
 }
 
@@ -192,7 +194,7 @@ impl PipelineFile {
     pub fn describe(&self, models: &Arc<dyn Models>) -> Result<Description, Problems> {
         let built = self.build(models, false)?;
         let outline = built.pipeline.outline().map_err(|error| self.refused(error))?;
-        Ok(Description::new(self, outline, &built.inferences))
+        Ok(Description::new(self, outline, &built.inferences, built.remotes))
     }
 
     /// Starts the pipeline.
@@ -248,14 +250,15 @@ impl PipelineFile {
             to_run,
             checkpoints: self.settings.checkpoints.is_some(),
             inferences: Vec::new(),
+            remotes: Vec::new(),
             watches: Vec::new(),
             root,
             properties: HashMap::new(),
         };
         let pipeline = self.assemble(&mut workshop);
-        let Workshop { inferences, watches, .. } = workshop;
+        let Workshop { inferences, remotes, watches, .. } = workshop;
         match pipeline {
-            Some(pipeline) if findings.is_empty() => Ok(Built { pipeline, inferences, watches }),
+            Some(pipeline) if findings.is_empty() => Ok(Built { pipeline, inferences, remotes, watches }),
             _ => Err(findings.problems(&self.file, &self.text)),
         }
     }

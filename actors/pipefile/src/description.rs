@@ -23,6 +23,8 @@ pub struct Description {
     pub stages: Vec<StagePlan>,
     /// The models.
     pub models: Vec<ModelPlan>,
+    /// The models behind HTTP.
+    pub remotes: Vec<RemotePlan>,
     /// Stages that stand and fall together, and how their crashes are answered.
     pub groups: Vec<String>,
     /// How long records wait before a stage that follows its load gets another thread; `None` where none does.
@@ -79,6 +81,61 @@ pub struct ModelPlan {
     pub versions: Option<String>,
 }
 
+/// A stage that asks a model behind HTTP, before it runs.
+#[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
+pub struct RemotePlan {
+    /// The stage.
+    pub stage: String,
+    /// Where it asks.
+    pub url: String,
+    /// The most examples of a request.
+    pub largest_batch: usize,
+    /// How long one try may take.
+    pub timeout: Duration,
+    /// How often a request is tried again.
+    pub retries: u32,
+    /// The first pause before that, and the longest.
+    pub pauses: (Duration, Duration),
+    /// An endpoint that refuses is asked less.
+    pub throttled: bool,
+    /// The most requests a second; `None` without a limit.
+    pub requests_per_second: Option<f64>,
+    /// Headers, and what they say; `$NAME` for what the environment holds.
+    pub headers: Vec<(String, String)>,
+}
+
+impl RemotePlan {
+    pub(crate) fn new(stage: &str, url: &str, largest_batch: usize) -> Self {
+        RemotePlan {
+            stage: stage.to_owned(),
+            url: url.to_owned(),
+            largest_batch,
+            timeout: Duration::ZERO,
+            retries: 0,
+            pauses: (Duration::ZERO, Duration::ZERO),
+            throttled: false,
+            requests_per_second: None,
+            headers: Vec::new(),
+        }
+    }
+}
+
+impl fmt::Display for RemotePlan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "model of `{}`: asked at {}, up to {} records a request, {:?} a try", self.stage, self.url, self.largest_batch, self.timeout)?;
+        match self.retries {
+            0 => write!(f, ", once")?,
+            times => write!(f, ", again {times} times after {:?} to {:?}", self.pauses.0, self.pauses.1)?,
+        }
+        if let Some(rate) = self.requests_per_second {
+            write!(f, ", {rate} requests a second at most")?;
+        }
+        write!(f, "{}", if self.throttled { ", less where it refuses" } else { "" })?;
+        self.headers.iter().enumerate().try_for_each(|(index, (name, said))| write!(f, "{}{name}: {said}", if index == 0 { "; " } else { ", " }))
+    }
+}
+
 impl ModelPlan {
     fn new(inference: &Inference, outline: &Outline) -> Self {
         let stage = outline.stages.iter().find(|other| other.name == inference.stage);
@@ -113,7 +170,7 @@ impl ModelPlan {
 }
 
 impl Description {
-    pub(crate) fn new(file: &PipelineFile, outline: Outline, inferences: &[Inference]) -> Self {
+    pub(crate) fn new(file: &PipelineFile, outline: Outline, inferences: &[Inference], remotes: Vec<RemotePlan>) -> Self {
         let stages = outline.stages.iter().map(|stage| StagePlan {
             name: stage.name.clone(),
             kind: file.nodes.iter().find(|node| node.name == stage.name).map(|node| node.kind),
@@ -132,6 +189,7 @@ impl Description {
             stages: stages.collect(),
             groups: file.settings.supervised.groups.iter().map(ToString::to_string).collect(),
             scaling_delay: outline.stages.iter().any(|stage| stage.fewest < stage.replicas).then_some(file.settings.scaling.delay),
+            remotes,
             models: inferences.iter().map(|inference| ModelPlan::new(inference, &outline)).collect(),
         }
     }
@@ -195,6 +253,6 @@ impl fmt::Display for Description {
             }
             writeln!(f)?;
         }
-        Ok(())
+        self.remotes.iter().try_for_each(|remote| writeln!(f, "{remote}"))
     }
 }

@@ -48,7 +48,7 @@ mod tensors;
 mod units;
 
 pub use build::{Models, Opened, RunError, Running};
-pub use description::{Description, ModelPlan, StagePlan};
+pub use description::{Description, ModelPlan, RemotePlan, StagePlan};
 pub use file::{FileError, PipelineFile};
 pub use plot::Plot;
 pub use problem::{Problem, Problems};

@@ -49,7 +49,8 @@ impl Datum {
     }
 }
 
-fn weight(json: &Json) -> u64 {
+/// What JSON weighs.
+pub(crate) fn weight(json: &Json) -> u64 {
     let own = size_of::<Json>() as u64;
     own + match json {
         Json::String(text) => text.len() as u64,

@@ -129,6 +129,11 @@ impl<'t> Table<'t> {
         self.value(key).is_some_and(|value| matches!(value.inner, DeValue::Table(_)))
     }
 
+    /// The value of a key, if it is text.
+    pub(crate) fn text(&self, key: &'static str) -> Option<&'t str> {
+        self.value(key)?.as_str()
+    }
+
     /// A list of tables.
     pub(crate) fn tables(&self, key: &'static str) -> Vec<Table<'t>> {
         let Some(value) = self.value(key) else { return Vec::new() };

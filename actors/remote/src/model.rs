@@ -10,7 +10,10 @@ use std::{
 };
 
 use millstream_runtime::{ErrorKind, ModelHandler, ModelId, StageError, Start};
-use ureq::Agent;
+use ureq::{
+    Agent,
+    http::{HeaderName, HeaderValue, Uri},
+};
 
 use crate::pacing::{Bucket, RateLimit, Throttle, Throttling};
 
@@ -34,10 +37,30 @@ impl Default for Retries {
     }
 }
 
-/// Why a request failed for good.
+/// Why a request failed for good, or cannot be made at all.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RemoteError {
+    /// The address is none.
+    #[error("`{url}` is no address of a model: `http://HOST:PORT/PATH` is one")]
+    Address {
+        /// The address.
+        url: String,
+    },
+    /// The address needs TLS.
+    #[error("`{url}` needs TLS: the feature `tls` of millstream-remote")]
+    Tls {
+        /// The address.
+        url: String,
+    },
+    /// A header's name, or what it says, cannot be sent. What it says is not told: it may be a secret.
+    #[error("the header `{name}` cannot be sent: {part} is none")]
+    Header {
+        /// The header's name.
+        name: String,
+        /// Which of both is wrong.
+        part: &'static str,
+    },
     /// The endpoint answered with an error.
     #[error("{url} answered {status}: {answer}")]
     Status {
@@ -70,11 +93,12 @@ pub enum RemoteError {
 }
 
 type Encode<I> = Box<dyn Fn(&[&I]) -> Result<Vec<u8>, StageError> + Send + Sync>;
+type Measure<I> = Box<dyn Fn(&I) -> u64 + Send + Sync>;
 type Decode<O> = Box<dyn Fn(&[u8], usize) -> Result<Vec<O>, StageError> + Send + Sync>;
 
 /// A model behind an HTTP endpoint: a batch is one `POST`.
 ///
-/// Answers 408, 425, 429 and 5xx and failures of the network are tried again, not before a `Retry-After` that came with
+/// A redirection is not followed, as a `POST` would lose its body and headers might go to somebody else. Answers 408, 425, 429 and 5xx and failures of the network are tried again, not before a `Retry-After` that came with
 /// them; other errors are the examples' fault, and the runtime looks for the guilty one. Waiting blocks the replica: give the
 /// stage as many replicas as requests are to be under way at once.
 pub struct RemoteModel<I, O> {
@@ -84,6 +108,7 @@ pub struct RemoteModel<I, O> {
     encode: Encode<I>,
     decode: Decode<O>,
     max_batch: Option<usize>,
+    measure: Option<Measure<I>>,
     timeout: Duration,
     retries: Retries,
     throttling: Option<Arc<Throttling>>,
@@ -113,6 +138,7 @@ impl<I, O> RemoteModel<I, O> {
             encode: Box::new(encode),
             decode: Box::new(decode),
             max_batch: None,
+            measure: None,
             timeout: Duration::from_secs(30),
             retries: Retries::default(),
             throttling: Some(Arc::new(Throttling::new(Throttle::default()))),
@@ -143,6 +169,13 @@ impl<I, O> RemoteModel<I, O> {
         self
     }
 
+    /// What an example weighs, for the batcher's `max_bytes`; what stands in it without what it points to, if nothing else is said.
+    #[must_use]
+    pub fn measure(mut self, bytes: impl Fn(&I) -> u64 + Send + Sync + 'static) -> Self {
+        self.measure = Some(Box::new(bytes));
+        self
+    }
+
     /// How long one try may take; 30 seconds by default.
     #[must_use]
     pub fn timeout(mut self, timeout: Duration) -> Self {
@@ -169,6 +202,27 @@ impl<I, O> RemoteModel<I, O> {
     pub fn rate_limit(mut self, limit: RateLimit) -> Self {
         self.bucket = Some(Arc::new(Bucket::new(limit)));
         self
+    }
+
+    /// Whether requests can be made: the address and the headers are such, and there is TLS if that is asked for.
+    ///
+    /// # Errors
+    /// What is wrong. Without this call, the first batch tells.
+    pub fn check(&self) -> Result<(), RemoteError> {
+        let wrong = || RemoteError::Address { url: self.url.clone() };
+        let uri: Uri = self.url.parse().map_err(|_| wrong())?;
+        if !matches!(uri.scheme_str(), Some("http" | "https")) || uri.host().is_none_or(str::is_empty) {
+            return Err(wrong());
+        }
+        if uri.scheme_str() == Some("https") && !cfg!(feature = "tls") {
+            return Err(RemoteError::Tls { url: self.url.clone() });
+        }
+        for (name, value) in &self.headers {
+            let wrong = |part| RemoteError::Header { name: name.clone(), part };
+            HeaderName::try_from(name.as_str()).map_err(|_| wrong("its name"))?;
+            HeaderValue::try_from(value.as_str()).map_err(|_| wrong("its value"))?;
+        }
+        Ok(())
     }
 
     /// Waits until the model may be asked.
@@ -259,11 +313,15 @@ impl<I: Send + 'static, O: Send + 'static> ModelHandler for RemoteModel<I, O> {
     }
 
     fn load(&self, _: &Start) -> Result<Agent, StageError> {
-        Ok(Agent::config_builder().timeout_global(Some(self.timeout)).http_status_as_error(false).build().into())
+        Ok(Agent::config_builder().timeout_global(Some(self.timeout)).http_status_as_error(false).max_redirects(0).build().into())
     }
 
     fn max_batch(&self) -> Option<usize> {
         self.max_batch
+    }
+
+    fn bytes(&self, input: &I) -> u64 {
+        self.measure.as_ref().map_or(size_of_val(input) as u64, |measure| measure(input))
     }
 
     fn run(&self, agent: &mut Agent, batch: &[&I]) -> Result<Vec<O>, StageError> {

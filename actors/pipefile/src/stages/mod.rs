@@ -14,6 +14,7 @@ mod json;
 mod key;
 mod label;
 mod read;
+mod remote;
 mod shadow;
 mod split;
 mod tensor;
@@ -83,6 +84,7 @@ pub(crate) const KINDS: &[Kind] = &[
     ("key", key::read),
     ("label", label::read),
     ("read", read::read),
+    ("remote", remote::read),
     ("shadow", shadow::read),
     ("split", split::read),
     ("tensor", tensor::read),
