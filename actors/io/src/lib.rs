@@ -37,4 +37,4 @@ pub use jsonl::{JsonLines, JsonLinesWriter, jsonl};
 pub use letters::{LetterFile, letters};
 pub use lines::{Line, LineSource, lines, lines_of, stdin_lines};
 pub use offsets::OffsetFile;
-pub use watch::{Watch, WatchOptions, Watched, watch_model};
+pub use watch::{Watch, WatchOptions, Watched, newest, watch_model};

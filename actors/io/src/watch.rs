@@ -120,11 +120,11 @@ pub fn watch_model<H: ModelHandler>(
     let deployment = deployment.clone();
     let (stop, stopped) = channel();
     let WatchOptions { every, trial, present } = options.into();
-    let mut deployed = if present { None } else { newest(&pattern) };
+    let mut deployed = if present { None } else { latest(&pattern) };
     let mut candidate = None;
     let watching = move || {
         while stopped.recv_timeout(every) == Err::<(), _>(RecvTimeoutError::Timeout) {
-            let found = newest(&pattern);
+            let found = latest(&pattern);
             if found.is_none() || found == deployed {
                 candidate = None;
                 continue;
@@ -155,8 +155,15 @@ pub fn watch_model<H: ModelHandler>(
     Ok(Watch { stop: Some(stop), thread: Some(thread) })
 }
 
-/// The file that was changed last; of several, the last by name.
-fn newest(pattern: &Pattern) -> Option<Identity> {
+/// The file that was changed last, of those that match a pattern; of several, the last by name. What [`watch_model`] watches.
+///
+/// # Errors
+/// If the pattern is none.
+pub fn newest(pattern: &str) -> Result<Option<PathBuf>, IoError> {
+    Ok(latest(&Pattern::new(pattern)?).map(|file| file.path))
+}
+
+fn latest(pattern: &Pattern) -> Option<Identity> {
     // Files that vanish while they are looked at are not there.
     pattern.walk().filter_map(Result::ok).filter(|entry| pattern.wants(entry.path())).filter_map(|entry| Identity::of(entry.into_path()).ok()).max()
 }

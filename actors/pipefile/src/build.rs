@@ -3,14 +3,13 @@
 use std::{
     collections::HashMap,
     error::Error,
-    fs,
     path::{Path, PathBuf},
     sync::{Arc, OnceLock},
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
 use millstream_engine::Executable;
-use millstream_io::{MetricsPage, Watch, serve_metrics};
+use millstream_io::{MetricsPage, Watch, newest, serve_metrics};
 use millstream_runtime::{Flow, Handle, Monitor, Pipeline, PipelineError, from_iter};
 use millstream_telemetry::OtlpTracer;
 
@@ -136,14 +135,27 @@ impl Workshop<'_> {
     /// What matches the files that a model may come from.
     pub(crate) fn model_pattern(&self, model: &str) -> String {
         let path = self.path(model);
-        if path.is_dir() { format!("{}/*.onnx", literal(&path)) } else { literal(&path) }
+        match () {
+            () if path.is_dir() => format!("{}/*.onnx", literal(&path)),
+            () if is_pattern(&path) => self.pattern(model),
+            () => literal(&path),
+        }
+    }
+
+    /// The file that a model comes from: itself, or the newest of those that it may come from.
+    fn model_file(&self, model: &str) -> Result<PathBuf, String> {
+        let path = self.path(model);
+        if !path.is_dir() && !is_pattern(&path) {
+            return Ok(path);
+        }
+        let pattern = self.model_pattern(model);
+        let none = if path.is_dir() { format!("no .onnx file in {}", path.display()) } else { format!("no file matches {pattern}") };
+        newest(&pattern).map_err(|error| error.to_string())?.ok_or(none)
     }
 
     /// Opens the model of a stage.
     pub(crate) fn open_model(&mut self, stage: &str, model: &At<String>) -> Option<Opened> {
-        let path = self.path(&model.value);
-        let found = if path.is_dir() { newest(&path).ok_or_else(|| format!("no .onnx file in {}", path.display())) } else { Ok(path) };
-        let opened = found.and_then(|path| self.models.open(&path).map_err(|error| error.to_string()));
+        let opened = self.model_file(&model.value).and_then(|path| self.models.open(&path).map_err(|error| error.to_string()));
         let opened = opened.map_err(|error| self.findings.add(&model.span, format!("`model`: {error}"))).ok();
         self.properties.insert(stage.to_owned(), opened.as_ref().map(|opened| opened.properties.clone()));
         opened
@@ -170,12 +182,9 @@ fn literal(path: &Path) -> String {
     path.to_string_lossy().chars().map(special).collect()
 }
 
-/// The model that was changed last; of several, the last by name.
-fn newest(folder: &Path) -> Option<PathBuf> {
-    let entries = fs::read_dir(folder).ok()?.filter_map(Result::ok).map(|entry| entry.path());
-    let models = entries.filter(|path| path.extension().is_some_and(|extension| extension == "onnx"));
-    let dated = models.filter_map(|path| Some((fs::metadata(&path).and_then(|metadata| metadata.modified()).ok()?, path)));
-    dated.max().map(|(_, path): (SystemTime, PathBuf)| path)
+/// Whether it is a pattern, and no file that is called so.
+fn is_pattern(path: &Path) -> bool {
+    path.to_string_lossy().contains(['?', '*', '[', '{']) && !path.exists()
 }
 
 /// A pipeline, and what stands beside it.

@@ -215,3 +215,113 @@ fn a_model_that_does_not_remember_so_is_refused_where_the_file_says_it_does() {
     let found = refused(keyed, "replicas = [1, 2]", &format!("{shared}\n{sequence}"));
     assert!(found.iter().any(|(_, message)| message.contains("states of sequences need a number")), "{found:?}");
 }
+
+/// Each key has a model of its own, which is loaded when it is wanted; a key without one, or that is no name, costs its records.
+#[test]
+fn keys_have_models_of_their_own() {
+    let folder = Folder::new();
+    const KEYS: [&str; 6] = ["a", "b", "c", "../a", ".", "sum"];
+    let record = |n: usize| format!("{}\n", json!({ "x": [n], "key": KEYS[n % 6] }));
+    fs::write(folder.0.join("in"), (0..120).map(record).collect::<String>()).expect("a file");
+    fs::create_dir(folder.0.join("models")).expect("a folder");
+    for (name, word) in [("model", "double"), ("models/a", "double"), ("models/b", "triple"), ("models/sum", "sum")] {
+        fs::write(folder.0.join(name), word).expect("a file");
+    }
+    let text = text(
+        "",
+        r#"
+        [[stage]]
+        name = "model"
+        kind = "infer"
+        model = "model"
+        per_key = { field = "key", models = "models/{key}", memory = "1 MiB" }
+        model_id = "by"
+        batch = 8
+        time_limit = "10 s"
+        [[sink]]
+        kind = "jsonl"
+        path = "out"
+        "#,
+    );
+    let report = spawn(&folder, &text).join().expect("nothing fails");
+    assert_eq!((report.counts.ok, report.counts.dead_lettered), (40, 80), "{report}");
+    for row in folder.lines("out") {
+        let times = if row["key"] == "a" { 2.0 } else { 3.0 };
+        assert_eq!(row["y"], json!([times * row["x"][0].as_f64().expect("a number")]), "{row}");
+        assert_eq!(row["by"], json!(format!("model@{}", row["key"].as_str().expect("a key"))));
+    }
+    let said = |part: &str| report.dead_letters.iter().filter(|letter| letter.to_string().contains(part)).count();
+    assert_eq!([said("the model of \"c\" could not be loaded"), said("and the stage's own model is"), said("must be a name of a file")], [20, 20, 40]);
+    let shown = folder.open(&text).describe(&fakes()).unwrap_or_else(|problems| panic!("{problems}")).to_string();
+    assert!(shown.contains("; for each `key` models/{key} within 1 MiB\n"), "{shown}");
+}
+
+/// The newest of the files that match is the model.
+#[test]
+fn a_model_may_be_a_pattern() {
+    let folder = Folder::new();
+    numbers(&folder, 0..3);
+    let text = text("", "[[stage]]\nkind = \"infer\"\nmodel = \"m-*\"\nwatch = \"1 s\"\n[[sink]]\nkind = \"jsonl\"\npath = \"out\"");
+    let none = folder.open(&text).describe(&fakes()).expect_err("there is no such file").to_string();
+    assert!(none.contains("`model`: no file matches ") && none.contains("/m-*\n"), "{none}");
+    for (name, word) in [("m-1", "double"), ("m-2", "triple")] {
+        fs::write(folder.0.join(name), word).expect("a file");
+        thread::sleep(Duration::from_millis(20));
+    }
+    spawn(&folder, &text).join().expect("nothing fails");
+    assert_eq!(folder.lines("out")[2]["y"], json!([6.0]));
+}
+
+/// A cascade: what the first model is not sure of is asked of the second, and both answers go on together.
+#[test]
+fn a_cascade_is_a_split_and_a_merge() {
+    let folder = Folder::new();
+    numbers(&folder, 0..100);
+    for (name, word) in [("cheap", "double"), ("costly", "triple")] {
+        fs::write(folder.0.join(name), word).expect("a file");
+    }
+    let text = text(
+        "",
+        r#"
+        [[stage]]
+        name = "cheap"
+        kind = "infer"
+        model = "cheap"
+        outputs = { y = "first" }
+        [[stage]]
+        kind = "label"
+        field = "first"
+        labels = ["it"]
+        score = "sure"
+        [[stage]]
+        name = "gate"
+        kind = "split"
+        way = [{ name = "sure", when = "sure < 100" }, { name = "unsure" }]
+        [[stage]]
+        name = "costly"
+        kind = "infer"
+        model = "costly"
+        outputs = { y = "second" }
+        from = "gate.unsure"
+        [[sink]]
+        kind = "jsonl"
+        path = "out"
+        from = ["gate.sure", "costly"]
+        "#,
+    );
+    let report = spawn(&folder, &text).join().expect("nothing fails");
+    assert_eq!(report.counts.ok, 100);
+    let second = folder.lines("out").iter().filter(|row| row.get("second").is_some()).count();
+    assert_eq!(second, 50);
+}
+
+#[test]
+fn a_model_that_hangs_costs_its_record() {
+    let folder = Folder::new();
+    numbers(&folder, 0..40);
+    fs::write(folder.0.join("model"), "stuck").expect("a file");
+    let text = text("", "[[stage]]\nkind = \"infer\"\nmodel = \"model\"\nbatch = 1\ntime_limit = \"200 ms\"\n[[sink]]\nkind = \"jsonl\"\npath = \"out\"");
+    let report = spawn(&folder, &text).join().expect("nothing fails");
+    assert_eq!((report.counts.ok, report.counts.dead_lettered), (39, 1), "{report}");
+    assert_eq!(report.snapshot.stages.iter().map(|stage| stage.hangs).sum::<u64>(), 1, "{report}");
+}

@@ -15,6 +15,12 @@ const WORDS: &[(&str, fn(f32) -> f32)] = &[
         thread::sleep(Duration::from_millis(1));
         2.0 * x
     }),
+    ("stuck", |x| {
+        if x == 7.0 {
+            thread::sleep(Duration::from_secs(2));
+        }
+        2.0 * x
+    }),
     ("fragile", |x| {
         assert!(x >= 0.0, "a negative number");
         2.0 * x

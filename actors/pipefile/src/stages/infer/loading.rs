@@ -56,7 +56,7 @@ impl Loading {
     }
 
     /// The model with everything that the file says of it.
-    pub(super) fn handler(&self, name: &str, version: u64, opened: &Opened) -> Result<EngineModel, Refused> {
+    pub(super) fn handler(&self, name: &str, version: impl ToString, opened: &Opened) -> Result<EngineModel, Refused> {
         let mut handler = EngineModel::new(ModelId::new(name, version.to_string()), opened.executable.clone()).memory_limit(opened.memory_limit);
         if !self.batch_axis {
             handler = handler.without_batch_axis();

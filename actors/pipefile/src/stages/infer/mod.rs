@@ -2,11 +2,13 @@
 //!
 //! - `loading` makes handlers of the model's versions, and examples of it.
 //! - `versions` watches for newer ones, and puts them on trial.
+//! - `per_key` is for models of which each key of the records has one.
 //! - `memory` is for models that remember the records of a key.
 //! - `plan` is what is known of the stage before it runs.
 
 mod loading;
 mod memory;
+mod per_key;
 mod plan;
 mod versions;
 
@@ -17,7 +19,13 @@ use millstream_runtime::{Flow, ModelHandler, Prediction, RunInference, StageOpti
 use millstream_tensor::{DType, Tensor};
 
 pub(crate) use self::plan::Inference;
-use self::{loading::Loading, memory::Remembered, plan::Planned, versions::Versions};
+use self::{
+    loading::Loading,
+    memory::Remembered,
+    per_key::{Owned, keyed},
+    plan::Planned,
+    versions::Versions,
+};
 use super::StagePart;
 use crate::{
     batching::Batching,
@@ -43,6 +51,8 @@ struct Infer {
     loading: Loading,
     /// For a model that remembers the records of a key.
     memory: Option<Remembered>,
+    /// For keys that have models of their own.
+    per_key: Option<Owned>,
     /// The longest that a run may take.
     time_limit: Option<Duration>,
     batching: Batching,
@@ -55,7 +65,14 @@ pub(super) fn read(table: &Table<'_>) -> Option<Box<dyn StagePart>> {
     let pairs = |key| table.read::<Pairs<String>>(key).map(|pairs| pairs.value.0);
     let time_limit = table.read_if::<Duration>("time_limit", |limit| !limit.is_zero(), "more than nothing").map(|limit| limit.value);
     let (versions, memory) = (Versions::read(table), Remembered::read(table));
-    let whole = !matches!(memory, Some(None));
+    let per_key = Owned::read(table);
+    let whole = !matches!(memory, Some(None)) && !matches!(per_key, Some(None));
+    if per_key.is_some() {
+        for key in ["watch", "canary", "sequence"].into_iter().filter(|key| table.has(key)) {
+            let hint = "a key's model is loaded when it is wanted, and again when it was dropped";
+            table.findings.hint(&table.key_span(key), format!("`{key}` and `per_key` exclude each other"), hint);
+        }
+    }
     if memory.is_some() {
         for key in ["watch", "canary", "time_limit"].into_iter().filter(|key| table.has(key)) {
             let hint = "the states of sequences belong to one model and its threads";
@@ -69,6 +86,7 @@ pub(super) fn read(table: &Table<'_>) -> Option<Box<dyn StagePart>> {
         model_id: table.read("model_id").map(|field| field.value),
         loading: Loading::read(table),
         memory: memory.flatten(),
+        per_key: per_key.flatten(),
         time_limit,
         model: table.need("model")?,
         batching,
@@ -126,7 +144,7 @@ impl Infer {
     /// Puts a stage that runs this model behind a flow.
     fn put<H>(&self, name: &str, flow: Flow<Row>, signature: &Signature, run: RunInference<Row, H>) -> Flow<Row>
     where
-        H: ModelHandler<Input = Vec<Tensor>, Output = Vec<Tensor>>,
+        H: ModelHandler<Output = Vec<Tensor>>,
     {
         let run = self.batching.apply(self.options.infer(run));
         let (fields, model_id) = (self.fields(signature), self.model_id.clone());
@@ -156,7 +174,8 @@ impl StagePart for Infer {
     fn detail(&self) -> String {
         let versions = self.versions.as_ref().map_or_else(String::new, |versions| format!("; {versions}"));
         let memory = if self.memory.is_some() { "; a state for each key" } else { "" };
-        format!("{}, {}{versions}{memory}", self.model.value, self.batching)
+        let per_key = self.per_key.as_ref().map_or_else(String::new, |per_key| format!("; {per_key}"));
+        format!("{}, {}{versions}{memory}{per_key}", self.model.value, self.batching)
     }
 
     fn options(&self) -> Option<&NodeOptions> {
@@ -176,7 +195,8 @@ impl StagePart for Infer {
         self.check_names(signature, findings);
         let (example, open) = self.loading.example(&self.columns(signature), &self.model.span, findings)?;
         let sequences = self.memory.as_ref().map(|memory| (memory.options.most, planned.state_bytes()));
-        let (most, versions) = (self.batching.most(), self.versions.as_ref().map(ToString::to_string));
+        let versions = self.versions.as_ref().map(ToString::to_string).or_else(|| self.per_key.as_ref().map(ToString::to_string));
+        let most = self.batching.most();
         workshop.inferences.push(Inference {
             stage: name.to_owned(),
             planned,
@@ -189,6 +209,13 @@ impl StagePart for Infer {
         });
 
         let prepare = self.prepare(signature);
+        if let Some(per_key) = &self.per_key {
+            let (model, prepare) = (per_key.handler(name, &handler()?, &self.loading, workshop), keyed(per_key.key(), prepare));
+            return Some(vec![match self.time_limit {
+                None => self.put(name, flow, signature, RunInference::new(model).preprocess(prepare)),
+                Some(limit) => self.put(name, flow, signature, RunInference::new(within(limit, model)).preprocess(prepare)),
+            }]);
+        }
         Some(vec![match (&self.memory, &self.versions, self.time_limit) {
             (Some(memory), _, _) => self.put(name, flow, signature, memory.run(remembering(memory)?, prepare)),
             (None, None, None) => self.put(name, flow, signature, RunInference::new(handler()?).preprocess(prepare)),
