@@ -11,7 +11,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from . import cuda_mutants, stand_in, wheels
+from . import candle_cuda, cuda_mutants, stand_in, wheels
 from .process import ROOT, Failed, NotHere, output, say, target
 
 HOME = ROOT / "backends/cuda"
@@ -33,12 +33,12 @@ PATIENCE = 120
 
 
 def check(write=False):
-    """Contracts, PTX, registers and spills; the checks under sanitizers; kernels broken on purpose; launches by the stand-in driver."""
+    """Contracts, PTX, registers and spills; the checks under sanitizers; kernels broken on purpose; launches by the stand-in driver, Candle's too."""
     compile_kernels(write)
     compiler, sanitizers = host_compiler()
     run_checks(compiler, sanitizers)
     break_kernels(compiler, sanitizers)
-    stand_in.check(compiler)
+    candle_cuda.check(compiler, stand_in.check(compiler))
 
 
 # ---- Compiling for GPUs ----

@@ -25,6 +25,7 @@ def check(compiler):
     with models.cheap() as folder:
         env["MILLSTREAM_MODELS"] = folder
         run("cargo", "test", "--locked", "--workspace", "--test", "cuda", "--test", "backends", "--", "--include-ignored", env=env)
+    return library
 
 
 def build(compiler):

@@ -61,7 +61,8 @@ pub(crate) fn storage_dtype(storage: &CpuStorage) -> Option<DType> {
     shared_dtype(storage.dtype())
 }
 
-fn shared_dtype(dtype: candle_core::DType) -> Option<DType> {
+/// Our name for an element type of Candle's, if we have it.
+pub(crate) fn shared_dtype(dtype: candle_core::DType) -> Option<DType> {
     Some(match dtype {
         candle_core::DType::F32 => DType::F32,
         candle_core::DType::F64 => DType::F64,

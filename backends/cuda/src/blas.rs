@@ -120,8 +120,13 @@ unsafe impl Sync for Blas {}
 impl Blas {
     /// The library, if it is there, new enough, and begins. The device's context is this thread's.
     pub(crate) fn open() -> Option<Blas> {
-        // SAFETY: asking loads a library, which is what it is for; cudarc panics where it is missing. The version is a number.
-        let is_there = unsafe { sys::is_culib_present() && sys::cublasLtGetVersion() >= OLDEST };
+        // SAFETY: asking loads a library, which is what it is for; cudarc panics where it is missing.
+        #[cfg(not(feature = "linked"))]
+        let is_there = unsafe { sys::is_culib_present() };
+        #[cfg(feature = "linked")]
+        let is_there = true;
+        // SAFETY: the library is there, and tells a number.
+        let is_there = is_there && unsafe { sys::cublasLtGetVersion() } >= OLDEST;
         is_there.then(|| result::create_handle().ok().map(Blas)).flatten()
     }
 }

@@ -17,6 +17,7 @@ use std::{
 };
 
 /// The names under which systems know the driver's library. Those that cudarc looks for are more.
+#[cfg(not(feature = "linked"))]
 const LIBRARIES: [&str; 3] = ["libcuda.so.1", "libcuda.so", "nvcuda.dll"];
 
 /// The oldest driver that takes the PTX, as `cuDriverGetVersion` counts: CUDA 13.0.
@@ -87,7 +88,11 @@ impl Gpu {
         if ordinal >= count {
             return Err(CudaError::NoDevice { ordinal, count });
         }
-        let context = CudaContext::new(ordinal).map_err(CudaError::of("opening a device"))?;
+        Gpu::of(CudaContext::new(ordinal).map_err(CudaError::of("opening a device"))?)
+    }
+
+    /// The device of a context.
+    pub(crate) fn of(context: Arc<CudaContext>) -> Result<Gpu, CudaError> {
         let ask = |attribute| context.attribute(attribute).map_err(CudaError::of("asking a device for its limits"));
         let name = context.name().map_err(CudaError::of("asking a device for its name"))?;
         let (major, minor) = (ask(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?, ask(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?);
@@ -108,16 +113,7 @@ impl Gpu {
     /// # Errors
     /// There is no driver, or none that can be used.
     pub fn count() -> Result<usize, CudaError> {
-        // cudarc panics where the library is missing.
-        if !driver_is_there() {
-            return Err(CudaError::NoDriver);
-        }
-        let mut version = 0;
-        // SAFETY: the library is there, and the pointer is to an integer of ours.
-        unsafe { sys::cuDriverGetVersion(&mut version) }.result().map_err(CudaError::of("asking the driver for its version"))?;
-        if version < OLDEST_DRIVER {
-            return Err(CudaError::OldDriver { major: version / 1000, minor: version % 1000 / 10 });
-        }
+        driver_is_new_enough()?;
         let count = CudaContext::device_count().map_err(CudaError::of("counting devices"))?;
         Ok(usize::try_from(count).unwrap_or(0))
     }
@@ -208,8 +204,26 @@ impl fmt::Debug for Gpu {
     }
 }
 
-/// True if the driver's library can be loaded.
+/// An error unless there is a driver that takes the PTX.
+pub(crate) fn driver_is_new_enough() -> Result<(), CudaError> {
+    // cudarc panics where the library is missing.
+    if !driver_is_there() {
+        return Err(CudaError::NoDriver);
+    }
+    let mut version = 0;
+    // SAFETY: the library is there, and the pointer is to an integer of ours.
+    unsafe { sys::cuDriverGetVersion(&mut version) }.result().map_err(CudaError::of("asking the driver for its version"))?;
+    if version < OLDEST_DRIVER {
+        return Err(CudaError::OldDriver { major: version / 1000, minor: version % 1000 / 10 });
+    }
+    Ok(())
+}
+
+/// True if the driver's library can be loaded; a program that is linked with it would not have begun without.
 fn driver_is_there() -> bool {
+    #[cfg(feature = "linked")]
+    return true;
+    #[cfg(not(feature = "linked"))]
     // SAFETY: loading the driver's library runs its initialisers, which is what the library is for.
     LIBRARIES.iter().any(|name| unsafe { libloading::Library::new(*name) }.is_ok())
 }

@@ -5,6 +5,7 @@
 //! binary serves machines with and without a GPU, and says which of the two it is on by a typed error.
 //!
 //! - [`Gpu`] is a device.
+//! - [`Guest`] launches an operator on memory and a stream of somebody else's.
 //! - [`CudaBackend`] plans a graph for each combination of input shapes: nodes with a kernel run on the device, where their
 //!   values stay, in an arena laid out beforehand; nodes without one run on the host, with copies ([`runs_on_cuda`]). A plan that
 //!   runs again is replayed as a recorded graph.
@@ -18,6 +19,7 @@ mod body;
 mod call;
 mod error;
 mod gpu;
+mod guest;
 mod host;
 mod lane;
 mod plan;
@@ -31,6 +33,8 @@ mod speed;
 mod tests;
 
 pub use backend::CudaBackend;
+pub use cudarc;
 pub use error::CudaError;
 pub use gpu::Gpu;
+pub use guest::{Guest, Operand, Output};
 pub use select::runs_on_cuda;

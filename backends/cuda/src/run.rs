@@ -3,7 +3,7 @@
 use crate::{
     CudaError, Gpu, blas,
     body::Body,
-    call::{Argument, Call, joined},
+    call::{Argument, Call, Calls, joined},
     gpu::locked,
     host::failed,
     lane::{DeviceMemory, Lane, Launch, Recorded, Task},
@@ -211,27 +211,7 @@ impl Engine {
             Argument::Fault => step.fault.map(|i| faults + 4 * i as u64),
             _ => None,
         };
-        let kernel = |call: &Call| -> Result<Task, CudaError> {
-            let arguments: Option<Vec<_>> = call.arguments.iter().map(|a| a.bound(pointer)).collect();
-            let Some(arguments) = arguments else {
-                let (kernel, found) = (call.kernel.clone(), format!("{:?}", call.arguments));
-                return Err(CudaError::Arguments { kernel, wanted: "memory behind each pointer".into(), found });
-            };
-            Ok(Task::Kernel(Launch::new(&self.gpu, &call.kernel, call.grid, call.shared, &arguments)?))
-        };
-        let mut launches = Vec::with_capacity(step.calls.calls.len());
-        for call in &step.calls.calls {
-            // What the library has no algorithm for is our kernel's.
-            if let Some(product) = &call.product
-                && let Some(bound) = blas::Bound::new(&self.gpu, product, pointer)?
-            {
-                launches.push(Task::Product(Box::new(bound)));
-                launches.extend(product.then.as_deref().map(kernel).transpose()?);
-                continue;
-            }
-            launches.push(kernel(call)?);
-        }
-        Ok(launches)
+        tasks(&self.gpu, &step.calls, pointer)
     }
 
     /// A constant's memory on the device.
@@ -302,4 +282,29 @@ impl Watch<'_, '_> {
         }
         self.step += 1;
     }
+}
+
+/// What goes to a stream for these calls, with what their pointers stand for.
+pub(crate) fn tasks(gpu: &Gpu, calls: &Calls, pointer: impl Fn(&Argument) -> Option<u64>) -> Result<Vec<Task>, CudaError> {
+    let kernel = |call: &Call| -> Result<Task, CudaError> {
+        let arguments: Option<Vec<_>> = call.arguments.iter().map(|a| a.bound(&pointer)).collect();
+        let Some(arguments) = arguments else {
+            let (kernel, found) = (call.kernel.clone(), format!("{:?}", call.arguments));
+            return Err(CudaError::Arguments { kernel, wanted: "memory behind each pointer".into(), found });
+        };
+        Ok(Task::Kernel(Launch::new(gpu, &call.kernel, call.grid, call.shared, &arguments)?))
+    };
+    let mut launches = Vec::with_capacity(calls.calls.len());
+    for call in &calls.calls {
+        // What the library has no algorithm for is our kernel's.
+        if let Some(product) = &call.product
+            && let Some(bound) = blas::Bound::new(gpu, product, &pointer)?
+        {
+            launches.push(Task::Product(Box::new(bound)));
+            launches.extend(product.then.as_deref().map(kernel).transpose()?);
+            continue;
+        }
+        launches.push(kernel(call)?);
+    }
+    Ok(launches)
 }

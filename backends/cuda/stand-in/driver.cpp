@@ -77,6 +77,7 @@ struct State {
     uint64_t launches = 0;
     int retained = 0;
     Stream legacy;
+    std::map<void*, void*> events;  // each with the stream that recorded it
 };
 State& state() {
     static State* const it = new State;  // threads may end after statics do
@@ -123,6 +124,17 @@ int allocate(uintptr_t* at, size_t bytes, bool host) {
     return SUCCESS;
 }
 
+// What CUDA calls the streams that nobody makes: the legacy one, and each thread's own.
+void* const LEGACY = reinterpret_cast<void*>(1);
+void* const PER_THREAD = reinterpret_cast<void*>(2);
+
+// A thread's own stream, which goes when the thread does.
+struct Own {
+    Stream stream;
+    ~Own() { if (!stream.work.empty()) fault("a thread ends before what it sent"); }
+};
+thread_local Own own;
+
 void finish(Stream& stream) {
     while (!stream.work.empty()) {
         std::vector<Work> work;
@@ -132,6 +144,7 @@ void finish(Stream& stream) {
 }
 void finish_all() {
     finish(state().legacy);
+    finish(own.stream);
     for (auto& [_, stream] : state().streams) finish(*stream);
 }
 
@@ -154,7 +167,8 @@ int release(uintptr_t at, bool host) {
 }
 
 Stream* stream_of(void* handle) {
-    if (!handle) return &state().legacy;
+    if (!handle || handle == LEGACY) return &state().legacy;
+    if (handle == PER_THREAD) return &own.stream;
     const auto found = state().streams.find(handle);
     return found == state().streams.end() ? nullptr : found->second.get();
 }
@@ -305,6 +319,32 @@ int cuStreamDestroy_v2(void* stream) {
     if (!found || !stream) return INVALID_HANDLE;
     finish(*found);
     state().streams.erase(stream);
+    return SUCCESS;
+}
+// Only for streams that belong to one thread: whoever waits for an event waits for all that its stream was sent.
+int cuEventCreate(void** event, unsigned) {
+    const std::lock_guard guard(state().lock);
+    *event = new char;
+    state().events[*event] = nullptr;
+    return SUCCESS;
+}
+int cuEventRecord(void* event, void* stream) {
+    const std::lock_guard guard(state().lock);
+    const auto found = state().events.find(event);
+    if (found == state().events.end() || !stream_of(stream)) return INVALID_HANDLE;
+    return found->second = stream, SUCCESS;
+}
+int cuStreamWaitEvent(void*, void* event, unsigned) {
+    const std::lock_guard guard(state().lock);
+    const auto found = state().events.find(event);
+    if (found == state().events.end()) return INVALID_HANDLE;
+    if (Stream* const before = found->second ? stream_of(found->second) : nullptr) finish(*before);
+    return SUCCESS;
+}
+int cuEventDestroy_v2(void* event) {
+    const std::lock_guard guard(state().lock);
+    if (!state().events.erase(event)) return INVALID_HANDLE;
+    delete static_cast<char*>(event);
     return SUCCESS;
 }
 int cuLaunchHostFunc(void* stream, void (*function)(void*), void* data) {

@@ -6,6 +6,8 @@ use super::{
     OpError,
     call::{Arg, Call},
 };
+#[cfg(feature = "cuda")]
+use candle_core::CudaStorage;
 use candle_core::{CpuStorage, CustomOp1, Layout, Shape, Tensor};
 use millstream_graph::Op;
 use millstream_ops::elementwise::{
@@ -80,7 +82,7 @@ impl Activation {
 /// Each element of `x` (f32, f64, f16 or bf16, any shape) through an activation.
 ///
 /// # Errors
-/// [`OpError::Shapes`] for other element types, [`OpError::Device`] for tensors elsewhere than on the CPU.
+/// [`OpError::Shapes`] for other element types, [`OpError::Device`] for tensors on other devices than the CPU and CUDA's.
 pub fn activate(x: &Tensor, activation: Activation) -> Result<Tensor, OpError> {
     activation.with(|op| Ok(Call { name: NAME, op }.run(&[Arg::Tensor(x)], 1)?.swap_remove(0)))
 }
@@ -92,5 +94,10 @@ impl CustomOp1 for Activation {
 
     fn cpu_fwd(&self, x: &CpuStorage, lx: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
         Ok(self.with(|op| Call { name: NAME, op }.run_stored(&[(x, lx)]))?)
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(&self, x: &CudaStorage, lx: &Layout) -> candle_core::Result<(CudaStorage, Shape)> {
+        Ok(self.with(|op| Call { name: NAME, op }.run_stored_on_cuda(&[(x, lx)]))?)
     }
 }

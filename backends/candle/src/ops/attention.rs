@@ -7,10 +7,12 @@ use super::{
     build::Build,
     call::{Arg, Call},
 };
+#[cfg(feature = "cuda")]
+use candle_core::CudaStorage;
 use candle_core::{CpuStorage, CustomOp3, DType, Layout, Shape as CandleShape, Tensor};
 use millstream_graph::Op;
 use millstream_ops::attention::scaled_dot_product::DEF;
-use millstream_tensor::{Bool, Shape};
+use millstream_tensor::Shape;
 
 const NAME: &str = "millstream attention";
 
@@ -44,13 +46,13 @@ impl Attention {
     /// Operands that are `[batch, rows, heads, depth]` transposed are read as they lie, and so lies the result then.
     ///
     /// # Errors
-    /// [`OpError::Shapes`] and [`OpError::Kernel`] where types or shapes do not fit, [`OpError::Device`] for tensors elsewhere
-    /// than on the CPU.
+    /// [`OpError::Shapes`] and [`OpError::Kernel`] where types or shapes do not fit, [`OpError::Device`] for tensors on other
+    /// devices than the CPU and CUDA's.
     pub fn run(&self, q: &Tensor, k: &Tensor, v: &Tensor, mask: Option<AttentionMask<'_>>) -> Result<Tensor, OpError> {
-        let mask = Mask::new(mask)?;
+        let mask = masked(mask)?;
         let Some([q_rows, k_rows, v_rows]) = side_by_side([q, k, v])? else {
             let op = self.op(None)?;
-            return Ok(Call { name: NAME, op: &*op }.run(&[Arg::Tensor(q), Arg::Tensor(k), Arg::Tensor(v), mask.arg()], 1)?.swap_remove(0));
+            return Ok(Call { name: NAME, op: &*op }.run(&[Arg::Tensor(q), Arg::Tensor(k), Arg::Tensor(v), mask], 1)?.swap_remove(0));
         };
         let (batch, heads, queries, _) = q.dims4()?;
         let (_, kv_heads, _, width) = v.dims4()?;
@@ -59,7 +61,7 @@ impl Attention {
             let (b, l, h, d) = t.dims4()?;
             Shape::new(&[b, l, h * d]).map_err(|error| OpError::Tensor { op: NAME, error })
         };
-        let args = [Arg::Reshaped(&q_rows, flat(&q_rows)?), Arg::Reshaped(&k_rows, flat(&k_rows)?), Arg::Reshaped(&v_rows, flat(&v_rows)?), mask.arg()];
+        let args = [Arg::Reshaped(&q_rows, flat(&q_rows)?), Arg::Reshaped(&k_rows, flat(&k_rows)?), Arg::Reshaped(&v_rows, flat(&v_rows)?), mask];
         let y = Call { name: NAME, op: &*op }.run(&args, 1)?.swap_remove(0);
         Ok(y.reshape((batch, queries, heads, width))?.transpose(1, 2)?)
     }
@@ -77,16 +79,12 @@ impl Attention {
         past: Option<(&Tensor, &Tensor)>,
         mask: Option<AttentionMask<'_>>,
     ) -> Result<(Tensor, Tensor, Tensor), OpError> {
-        let mask = Mask::new(mask)?;
+        let mask = masked(mask)?;
         let op = self.op(None)?;
         let Some((past_k, past_v)) = past else {
-            return Ok((
-                Call { name: NAME, op: &*op }.run(&[Arg::Tensor(q), Arg::Tensor(k), Arg::Tensor(v), mask.arg()], 1)?.swap_remove(0),
-                k.clone(),
-                v.clone(),
-            ));
+            return Ok((Call { name: NAME, op: &*op }.run(&[Arg::Tensor(q), Arg::Tensor(k), Arg::Tensor(v), mask], 1)?.swap_remove(0), k.clone(), v.clone()));
         };
-        let args = [Arg::Tensor(q), Arg::Tensor(k), Arg::Tensor(v), mask.arg(), Arg::Tensor(past_k), Arg::Tensor(past_v)];
+        let args = [Arg::Tensor(q), Arg::Tensor(k), Arg::Tensor(v), mask, Arg::Tensor(past_k), Arg::Tensor(past_v)];
         let mut made = Call { name: NAME, op: &*op }.run(&args, 3)?.into_iter();
         match (made.next(), made.next(), made.next()) {
             (Some(y), Some(k), Some(v)) => Ok((y, k, v)),
@@ -111,7 +109,7 @@ impl Attention {
 
 /// `[batch, rows, heads, depth]` of operands that are that transposed, if all are.
 fn side_by_side(operands: [&Tensor; 3]) -> Result<Option<[Tensor; 3]>, OpError> {
-    let transposed = |t: &&Tensor| t.rank() == 4 && t.device().is_cpu() && !t.is_contiguous() && t.transpose(1, 2).is_ok_and(|t| t.is_contiguous());
+    let transposed = |t: &&Tensor| t.rank() == 4 && !t.is_contiguous() && t.transpose(1, 2).is_ok_and(|t| t.is_contiguous());
     if !operands.iter().all(transposed) {
         return Ok(None);
     }
@@ -119,33 +117,14 @@ fn side_by_side(operands: [&Tensor; 3]) -> Result<Option<[Tensor; 3]>, OpError> 
     Ok(Some([q.transpose(1, 2)?, k.transpose(1, 2)?, v.transpose(1, 2)?]))
 }
 
-/// A mask in a type that the kernel takes.
-enum Mask<'a> {
-    None,
-    Visible(millstream_tensor::Tensor),
-    Added(&'a Tensor),
-}
-
-impl<'a> Mask<'a> {
-    fn new(mask: Option<AttentionMask<'a>>) -> Result<Mask<'a>, OpError> {
-        Ok(match mask {
-            None => Mask::None,
-            Some(AttentionMask::Added(t)) => Mask::Added(t),
-            Some(AttentionMask::Visible(t)) if t.dtype() == DType::U8 => {
-                let seen: Vec<Bool> = super::call::dense(NAME, 3, t)?.flatten_all()?.to_vec1::<u8>()?.into_iter().map(|x| Bool::from(x != 0)).collect();
-                Mask::Visible(millstream_tensor::Tensor::from_slice(t.dims(), &seen).map_err(|error| OpError::Tensor { op: NAME, error })?)
-            }
-            Some(AttentionMask::Visible(t)) => return Err(OpError::DType { op: NAME, input: 3, found: t.dtype().as_str(), wanted: "u8" }),
-        })
-    }
-
-    fn arg(&self) -> Arg<'_> {
-        match self {
-            Mask::None => Arg::Absent,
-            Mask::Visible(t) => Arg::Own(t),
-            Mask::Added(t) => Arg::Tensor(t),
-        }
-    }
+/// A mask as an argument of the kernel.
+fn masked(mask: Option<AttentionMask<'_>>) -> Result<Arg<'_>, OpError> {
+    Ok(match mask {
+        None => Arg::Absent,
+        Some(AttentionMask::Added(t)) => Arg::Tensor(t),
+        Some(AttentionMask::Visible(t)) if t.dtype() == DType::U8 => Arg::Truth(t),
+        Some(AttentionMask::Visible(t)) => return Err(OpError::DType { op: NAME, input: 3, found: t.dtype().as_str(), wanted: "u8" }),
+    })
 }
 
 /// `q.apply_op3_no_bwd(&k, &v, &attention)`: [`Attention::run`] without a mask.
@@ -157,5 +136,18 @@ impl CustomOp3 for Attention {
     fn cpu_fwd(&self, q: &CpuStorage, lq: &Layout, k: &CpuStorage, lk: &Layout, v: &CpuStorage, lv: &Layout) -> candle_core::Result<(CpuStorage, CandleShape)> {
         let op = self.op(None)?;
         Ok(Call { name: NAME, op: &*op }.run_stored(&[(q, lq), (k, lk), (v, lv)])?)
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        q: &CudaStorage,
+        lq: &Layout,
+        k: &CudaStorage,
+        lk: &Layout,
+        v: &CudaStorage,
+        lv: &Layout,
+    ) -> candle_core::Result<(CudaStorage, CandleShape)> {
+        Ok(Call { name: NAME, op: &*self.op(None)? }.run_stored_on_cuda(&[(q, lq), (k, lk), (v, lv)])?)
     }
 }

@@ -10,7 +10,7 @@ use candle_core::{CpuStorage, Storage, StorageRef, Tensor};
 use millstream_engine::describe;
 use millstream_graph::{Fact, InferCx, Input, Op, Packed, Spec};
 use millstream_simd::Level;
-use millstream_tensor::{Layout, Shape, TensorView, Value};
+use millstream_tensor::{Bool, Layout, Shape, TensorView, Value};
 use std::{borrow::Cow, sync::OnceLock};
 
 /// The level that all operators run on: the best of this machine, or that of `MILLSTREAM_LEVEL`.
@@ -28,6 +28,8 @@ pub(crate) enum Arg<'a> {
     Tensor(&'a Tensor),
     /// The same, seen under other dims of as many elements.
     Reshaped(&'a Tensor, Shape),
+    /// A tensor of u8 as booleans.
+    Truth(&'a Tensor),
     /// A tensor of ours.
     Own(&'a millstream_tensor::Tensor),
     /// A weight in its operator's form, with the type and shape that it had.
@@ -37,6 +39,14 @@ pub(crate) enum Arg<'a> {
 impl<'a> Arg<'a> {
     pub(crate) fn optional(t: Option<&'a Tensor>) -> Arg<'a> {
         t.map_or(Arg::Absent, Arg::Tensor)
+    }
+
+    /// Candle's tensor, if it is one.
+    pub(crate) fn tensor(&self) -> Option<&'a Tensor> {
+        match self {
+            Arg::Tensor(t) | Arg::Reshaped(t, _) | Arg::Truth(t) => Some(t),
+            _ => None,
+        }
     }
 }
 
@@ -57,6 +67,14 @@ pub(crate) struct Call<'a> {
 impl Call<'_> {
     /// Runs on tensors and gives the operator's first `outputs` outputs.
     pub(crate) fn run(&self, args: &[Arg<'_>], outputs: usize) -> Result<Vec<Tensor>, OpError> {
+        #[cfg(feature = "cuda")]
+        if let Some(device) = super::cuda::device_of(args) {
+            return self.run_on_cuda(&device, args, outputs);
+        }
+        let mut truths = Vec::with_capacity(args.len());
+        for (input, arg) in args.iter().enumerate() {
+            truths.push(if let Arg::Truth(t) = arg { Some(self.truth(input, t)?) } else { None });
+        }
         let mut held: Vec<Option<Cow<'_, Tensor>>> = Vec::with_capacity(args.len());
         for (input, arg) in args.iter().enumerate() {
             held.push(match arg {
@@ -66,6 +84,10 @@ impl Call<'_> {
         }
         let mut inputs = Vec::with_capacity(args.len());
         for (input, (arg, held)) in args.iter().zip(&held).enumerate() {
+            if let Some(t) = &truths[input] {
+                inputs.push(Dense::Own(t));
+                continue;
+            }
             inputs.push(match (arg, held) {
                 (Arg::Tensor(_), Some(t)) => self.borrowed(t, Shape::new(t.dims()))?,
                 (Arg::Reshaped(_, shape), Some(t)) if shape.elements() == t.elem_count() => self.borrowed(t, Ok(*shape))?,
@@ -135,6 +157,12 @@ impl Call<'_> {
         Ok(self.eval(&views, 1)?.swap_remove(0).0.into_storage()?)
     }
 
+    /// Bytes as booleans.
+    fn truth(&self, input: usize, t: &Tensor) -> Result<millstream_tensor::Tensor, OpError> {
+        let seen: Vec<Bool> = dense(self.name, input, t)?.flatten_all()?.to_vec1::<u8>()?.into_iter().map(|x| Bool::from(x != 0)).collect();
+        millstream_tensor::Tensor::from_slice(t.dims(), &seen).map_err(|error| OpError::Tensor { op: self.name, error })
+    }
+
     fn borrowed<'t>(&self, t: &'t Tensor, shape: Result<Shape, millstream_tensor::TensorError>) -> Result<Dense<'t>, OpError> {
         let shape = shape.map_err(|error| OpError::Tensor { op: self.name, error })?;
         let (storage, layout) = t.storage_and_layout();
@@ -185,7 +213,7 @@ impl Call<'_> {
     }
 
     /// The outputs' types and shapes, or what does not fit.
-    fn infer(&self, specs: &[Option<Spec>], outputs: usize) -> Result<Vec<Wanted>, OpError> {
+    pub(crate) fn infer(&self, specs: &[Option<Spec>], outputs: usize) -> Result<Vec<Wanted>, OpError> {
         let refuse = |error| OpError::Shapes { op: self.name, inputs: describe(specs.iter().copied()), error };
         let facts: Vec<Option<Fact>> = specs.iter().map(|s| s.map(|s| Fact::concrete(s.dtype, s.shape()))).collect();
         let facts: Vec<Option<&Fact>> = facts.iter().map(Option::as_ref).collect();

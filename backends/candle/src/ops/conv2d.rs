@@ -6,8 +6,10 @@ use super::{
     Epilogue, OpError,
     build::Build,
     call::{Arg, Call},
-    weight::{Weight, own},
+    weight::{Vector, Weight},
 };
+#[cfg(feature = "cuda")]
+use candle_core::CudaStorage;
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Module, Shape as CandleShape, Tensor};
 use millstream_ops::conv::conv::{self, Conv};
 
@@ -49,8 +51,8 @@ impl Conv2d {
 /// The weight is packed in each call: where it stays the same, use [`PackedConv2d`].
 ///
 /// # Errors
-/// [`OpError::Shapes`] and [`OpError::Parameter`] where types, shapes or parameters do not fit, [`OpError::Device`] for tensors
-/// elsewhere than on the CPU.
+/// [`OpError::Shapes`] and [`OpError::Parameter`] where types, shapes or parameters do not fit, [`OpError::Device`] for tensors on
+/// other devices than the CPU and CUDA's.
 pub fn conv2d(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, conv: Conv2d) -> Result<Tensor, OpError> {
     let op = conv.op()?;
     images(x.dims())?;
@@ -66,11 +68,11 @@ fn images(dims: &[usize]) -> Result<(), OpError> {
 pub struct PackedConv2d {
     op: Conv,
     weight: Weight,
-    bias: Option<millstream_tensor::Tensor>,
+    bias: Option<Vector>,
 }
 
 impl PackedConv2d {
-    /// Packs a convolution of f32; shapes as for [`conv2d`].
+    /// Packs a convolution of f32; shapes as for [`conv2d`]. A weight on a CUDA device stays there as it is, and may be of f16 or bf16.
     ///
     /// # Errors
     /// [`OpError::Dims`], [`OpError::DType`] and [`OpError::Parameter`] where the weights do not fit, [`OpError::Tensor`] without
@@ -82,17 +84,16 @@ impl PackedConv2d {
         }
         let op = conv.op()?;
         let op = op.with_winograd(weight.dims(), None).unwrap_or(op);
-        Ok(PackedConv2d { weight: Weight::new(NAME, &op, weight)?, bias: bias.map(|b| own(NAME, 2, b)).transpose()?, op })
+        Ok(PackedConv2d { weight: Weight::new(NAME, &op, weight)?, bias: bias.map(|b| Vector::new(NAME, 2, b)).transpose()?, op })
     }
 
     /// Convolves `x`, `[batch, channels, height, width]` of f32.
     ///
     /// # Errors
-    /// [`OpError::Shapes`] where `x` does not fit, [`OpError::Device`] if it is elsewhere than on the CPU.
+    /// [`OpError::Shapes`] where `x` does not fit, [`OpError::Device`] if it is on another device than the weight.
     pub fn run(&self, x: &Tensor) -> Result<Tensor, OpError> {
         images(x.dims())?;
-        let bias = self.bias.as_ref().map_or(Arg::Absent, Arg::Own);
-        let args = [Arg::Tensor(x), Arg::Packed(&*self.weight.packed, &self.weight.spec), bias];
+        let args = [Arg::Tensor(x), self.weight.arg(), Vector::arg(self.bias.as_ref())];
         Ok(Call { name: NAME, op: &self.op }.run(&args, 1)?.swap_remove(0))
     }
 }
@@ -113,6 +114,12 @@ impl CustomOp2 for Conv2d {
         images(lx.dims())?;
         Ok(Call { name: NAME, op: &self.op()? }.run_stored(&[(x, lx), (w, lw)])?)
     }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(&self, x: &CudaStorage, lx: &Layout, w: &CudaStorage, lw: &Layout) -> candle_core::Result<(CudaStorage, CandleShape)> {
+        images(lx.dims())?;
+        Ok(Call { name: NAME, op: &self.op()? }.run_stored_on_cuda(&[(x, lx), (w, lw)])?)
+    }
 }
 
 /// `x.apply_op3_no_bwd(&weight, &bias, &conv)`.
@@ -124,5 +131,19 @@ impl CustomOp3 for Conv2d {
     fn cpu_fwd(&self, x: &CpuStorage, lx: &Layout, w: &CpuStorage, lw: &Layout, b: &CpuStorage, lb: &Layout) -> candle_core::Result<(CpuStorage, CandleShape)> {
         images(lx.dims())?;
         Ok(Call { name: NAME, op: &self.op()? }.run_stored(&[(x, lx), (w, lw), (b, lb)])?)
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        x: &CudaStorage,
+        lx: &Layout,
+        w: &CudaStorage,
+        lw: &Layout,
+        b: &CudaStorage,
+        lb: &Layout,
+    ) -> candle_core::Result<(CudaStorage, CandleShape)> {
+        images(lx.dims())?;
+        Ok(Call { name: NAME, op: &self.op()? }.run_stored_on_cuda(&[(x, lx), (w, lw), (b, lb)])?)
     }
 }

@@ -8,8 +8,8 @@ use millstream_tensor::TensorError;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum OpError {
-    /// A tensor on a device that has no kernel of ours.
-    #[error("{op}: input {input} is on {device}, the operator runs on the CPU")]
+    /// A tensor on a device that has no kernel of ours, or on another one than those beside it.
+    #[error("{op}: input {input} is on {device}, where the operator does not run")]
     Device {
         /// The operator.
         op: &'static str,
@@ -57,6 +57,23 @@ pub enum OpError {
         inputs: String,
         /// What is wrong.
         error: EvalError,
+    },
+    /// Types or shapes that no kernel of a CUDA device takes; the CPU does.
+    #[error("{op}: there is no CUDA kernel for {inputs}")]
+    NoKernel {
+        /// The operator.
+        op: &'static str,
+        /// Types and shapes of the inputs.
+        inputs: String,
+    },
+    /// What a CUDA device or its driver says.
+    #[cfg(feature = "cuda")]
+    #[error("{op}: {error}")]
+    Cuda {
+        /// The operator.
+        op: &'static str,
+        /// What is wrong.
+        error: millstream_cuda::CudaError,
     },
     /// A product whose operands do not fit.
     #[error("{op}: {error}")]

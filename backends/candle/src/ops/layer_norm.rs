@@ -5,6 +5,8 @@ use super::{
     OpError,
     call::{Arg, Call},
 };
+#[cfg(feature = "cuda")]
+use candle_core::CudaStorage;
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Shape, Tensor};
 use millstream_ops::norm::layer_normalization::LayerNormalization;
 
@@ -16,7 +18,7 @@ const NAME: &str = "millstream layer_norm";
 /// type. The result has `x`'s shape.
 ///
 /// # Errors
-/// [`OpError::Shapes`] where types or shapes do not fit, [`OpError::Device`] for tensors elsewhere than on the CPU.
+/// [`OpError::Shapes`] where types or shapes do not fit, [`OpError::Device`] for tensors on other devices than the CPU and CUDA's.
 pub fn layer_norm(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, epsilon: f32) -> Result<Tensor, OpError> {
     let op = LayerNormalization::new(-1, epsilon);
     Ok(Call { name: NAME, op: &op }.run(&[Arg::Tensor(x), Arg::Tensor(weight), Arg::optional(bias)], 1)?.swap_remove(0))
@@ -38,6 +40,11 @@ impl CustomOp2 for LayerNorm {
     fn cpu_fwd(&self, x: &CpuStorage, lx: &Layout, w: &CpuStorage, lw: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
         Ok(Call { name: NAME, op: &LayerNormalization::new(-1, self.epsilon) }.run_stored(&[(x, lx), (w, lw)])?)
     }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(&self, x: &CudaStorage, lx: &Layout, w: &CudaStorage, lw: &Layout) -> candle_core::Result<(CudaStorage, Shape)> {
+        Ok(Call { name: NAME, op: &LayerNormalization::new(-1, self.epsilon) }.run_stored_on_cuda(&[(x, lx), (w, lw)])?)
+    }
 }
 
 impl CustomOp3 for LayerNorm {
@@ -47,5 +54,10 @@ impl CustomOp3 for LayerNorm {
 
     fn cpu_fwd(&self, x: &CpuStorage, lx: &Layout, w: &CpuStorage, lw: &Layout, b: &CpuStorage, lb: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
         Ok(Call { name: NAME, op: &LayerNormalization::new(-1, self.epsilon) }.run_stored(&[(x, lx), (w, lw), (b, lb)])?)
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(&self, x: &CudaStorage, lx: &Layout, w: &CudaStorage, lw: &Layout, b: &CudaStorage, lb: &Layout) -> candle_core::Result<(CudaStorage, Shape)> {
+        Ok(Call { name: NAME, op: &LayerNormalization::new(-1, self.epsilon) }.run_stored_on_cuda(&[(x, lx), (w, lw), (b, lb)])?)
     }
 }

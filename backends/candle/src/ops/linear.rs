@@ -5,8 +5,10 @@
 use super::{
     Epilogue, OpError,
     call::{Arg, Call},
-    weight::{Weight, own},
+    weight::{Vector, Weight},
 };
+#[cfg(feature = "cuda")]
+use candle_core::CudaStorage;
 use candle_core::{CpuStorage, CustomOp1, Layout, Module, Shape as CandleShape, Tensor};
 use millstream_ops::matmul::mat_mul::MatMul;
 use millstream_tensor::Shape;
@@ -19,14 +21,14 @@ pub struct PackedLinear {
     op: MatMul,
     with_residual: MatMul,
     weight: Weight,
-    bias: Option<millstream_tensor::Tensor>,
+    bias: Option<Vector>,
     inputs: usize,
     outputs: usize,
 }
 
 impl PackedLinear {
     /// Packs a layer of f32: `weight` is `[outputs, inputs]` as in `candle_nn::Linear`, `bias` `[outputs]`. `activation` is
-    /// [`Epilogue::None`] for the layer alone.
+    /// [`Epilogue::None`] for the layer alone. A weight on a CUDA device stays there as it is, and may be of f16 or bf16.
     ///
     /// # Errors
     /// [`OpError::Dims`] and [`OpError::DType`] where the weights do not fit, [`OpError::Tensor`] without memory.
@@ -41,14 +43,14 @@ impl PackedLinear {
         let plain = MatMul::default().with_transposed_input(1, &[1, 0]).ok_or_else(unfit)?;
         let op = plain.with_activation(activation).ok_or_else(unfit)?;
         let with_residual = plain.with_residual().and_then(|op| op.with_activation(activation)).ok_or_else(unfit)?;
-        let bias = bias.map(|b| own(NAME, 2, b)).transpose()?;
+        let bias = bias.map(|b| Vector::new(NAME, 2, b)).transpose()?;
         Ok(PackedLinear { weight: Weight::new(NAME, &op, weight)?, op, with_residual, bias, inputs, outputs })
     }
 
     /// The layer of `x`, `[.., inputs]` of f32: `[.., outputs]`.
     ///
     /// # Errors
-    /// [`OpError::Dims`] and [`OpError::Shapes`] where `x` does not fit, [`OpError::Device`] if it is elsewhere than on the CPU.
+    /// [`OpError::Dims`] and [`OpError::Shapes`] where `x` does not fit, [`OpError::Device`] if it is on another device than the weight.
     pub fn run(&self, x: &Tensor) -> Result<Tensor, OpError> {
         self.product(x, None)
     }
@@ -63,7 +65,7 @@ impl PackedLinear {
 
     /// Bytes of the packed weight.
     pub fn bytes(&self) -> usize {
-        self.weight.packed.bytes_len()
+        self.weight.bytes()
     }
 
     fn product(&self, x: &Tensor, residual: Option<&Tensor>) -> Result<Tensor, OpError> {
@@ -73,8 +75,7 @@ impl PackedLinear {
             return Err(OpError::Dims { op: NAME, what: "a residual of the result's dims is expected", found: r.dims().to_vec() });
         }
         let shape = |dims: &[usize]| Shape::new(dims).map_err(|error| OpError::Tensor { op: NAME, error });
-        let mut args = vec![Arg::Reshaped(x, shape(&[rows, self.inputs])?), Arg::Packed(&*self.weight.packed, &self.weight.spec)];
-        args.push(self.bias.as_ref().map_or(Arg::Absent, Arg::Own));
+        let mut args = vec![Arg::Reshaped(x, shape(&[rows, self.inputs])?), self.weight.arg(), Vector::arg(self.bias.as_ref())];
         let op = match residual {
             Some(r) => {
                 args.push(Arg::Reshaped(r, shape(&[rows, self.outputs])?));
@@ -109,9 +110,18 @@ impl CustomOp1 for PackedLinear {
         let (rows, mut dims) = rows_of(NAME, layout.dims(), self.inputs)?;
         dims.push(self.outputs);
         let shape = Shape::new(&[rows, self.inputs]).map_err(|error| OpError::Tensor { op: NAME, error })?;
-        let bias = self.bias.as_ref().map_or(Arg::Absent, Arg::Own);
         let call = Call { name: NAME, op: &self.op };
-        let made = call.run_beside((x, layout, shape), &[Arg::Packed(&*self.weight.packed, &self.weight.spec), bias])?;
+        let made = call.run_beside((x, layout, shape), &[self.weight.arg(), Vector::arg(self.bias.as_ref())])?;
+        Ok((made, CandleShape::from(dims)))
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(&self, x: &CudaStorage, layout: &Layout) -> candle_core::Result<(CudaStorage, CandleShape)> {
+        let (rows, mut dims) = rows_of(NAME, layout.dims(), self.inputs)?;
+        dims.push(self.outputs);
+        let shape = Shape::new(&[rows, self.inputs]).map_err(|error| OpError::Tensor { op: NAME, error })?;
+        let call = Call { name: NAME, op: &self.op };
+        let made = call.run_beside_on_cuda((x, layout, shape), &[self.weight.arg(), Vector::arg(self.bias.as_ref())])?;
         Ok((made, CandleShape::from(dims)))
     }
 }

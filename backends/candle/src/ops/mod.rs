@@ -32,6 +32,8 @@ mod attention;
 mod build;
 pub(crate) mod call;
 mod conv2d;
+#[cfg(feature = "cuda")]
+mod cuda;
 mod error;
 mod layer_norm;
 mod linear;

@@ -4,6 +4,8 @@ use super::{
     OpError,
     call::{Arg, Call},
 };
+#[cfg(feature = "cuda")]
+use candle_core::CudaStorage;
 use candle_core::{CpuStorage, CustomOp2, Layout, Shape, Tensor};
 use millstream_ops::norm::rms_normalization::RMSNormalization;
 
@@ -15,7 +17,7 @@ const NAME: &str = "millstream rms_norm";
 /// result has `x`'s shape.
 ///
 /// # Errors
-/// [`OpError::Shapes`] where types or shapes do not fit, [`OpError::Device`] for tensors elsewhere than on the CPU.
+/// [`OpError::Shapes`] where types or shapes do not fit, [`OpError::Device`] for tensors on other devices than the CPU and CUDA's.
 pub fn rms_norm(x: &Tensor, weight: &Tensor, epsilon: f32) -> Result<Tensor, OpError> {
     Ok(Call { name: NAME, op: &RMSNormalization::new(-1, epsilon) }.run(&[Arg::Tensor(x), Arg::Tensor(weight)], 1)?.swap_remove(0))
 }
@@ -34,5 +36,10 @@ impl CustomOp2 for RmsNorm {
 
     fn cpu_fwd(&self, x: &CpuStorage, lx: &Layout, w: &CpuStorage, lw: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
         Ok(Call { name: NAME, op: &RMSNormalization::new(-1, self.epsilon) }.run_stored(&[(x, lx), (w, lw)])?)
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(&self, x: &CudaStorage, lx: &Layout, w: &CudaStorage, lw: &Layout) -> candle_core::Result<(CudaStorage, Shape)> {
+        Ok(Call { name: NAME, op: &RMSNormalization::new(-1, self.epsilon) }.run_stored_on_cuda(&[(x, lx), (w, lw)])?)
     }
 }

@@ -6,6 +6,8 @@ use super::{
     build::Build,
     call::{Arg, Call},
 };
+#[cfg(feature = "cuda")]
+use candle_core::CudaStorage;
 use candle_core::{CpuStorage, CustomOp3, Layout, Shape as CandleShape, Tensor};
 use millstream_graph::Op;
 use millstream_ops::attention::rotary_embedding::DEF;
@@ -26,7 +28,7 @@ impl RotaryEmbedding {
     ///
     /// # Errors
     /// [`OpError::Shapes`], [`OpError::Kernel`] and [`OpError::Dims`] where types or shapes do not fit, [`OpError::Device`] for
-    /// tensors elsewhere than on the CPU.
+    /// tensors on other devices than the CPU and CUDA's.
     pub fn run(&self, x: &Tensor, cos: &Tensor, sin: &Tensor) -> Result<Tensor, OpError> {
         let (batch, rows) = match x.dims() {
             [b, _, rows, _] => (*b, *rows),
@@ -73,5 +75,18 @@ impl CustomOp3 for RotaryEmbedding {
     ) -> candle_core::Result<(CpuStorage, CandleShape)> {
         let op = self.op(lcos.dims())?;
         Ok(Call { name: NAME, op: &*op }.run_stored(&[(x, lx), (cos, lcos), (sin, lsin)])?)
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        x: &CudaStorage,
+        lx: &Layout,
+        cos: &CudaStorage,
+        lcos: &Layout,
+        sin: &CudaStorage,
+        lsin: &Layout,
+    ) -> candle_core::Result<(CudaStorage, CandleShape)> {
+        Ok(Call { name: NAME, op: &*self.op(lcos.dims())? }.run_stored_on_cuda(&[(x, lx), (cos, lcos), (sin, lsin)])?)
     }
 }

@@ -1,22 +1,30 @@
 //! Weights in the form that their operator reads, made once.
 
-use super::{OpError, call::level};
+use super::{
+    OpError,
+    call::{Arg, level},
+};
 use crate::kernel::bytes_of;
 use candle_core::{Storage, Tensor};
 use millstream_graph::{Fact, Op, Packed, PrepackCx, Spec};
 use millstream_tensor::{Layout, Shape, TensorView};
 use std::sync::Arc;
 
-/// An operator's input 1, packed, or as it is where the operator has no other form.
+/// An operator's input 1.
 #[derive(Debug, Clone)]
-pub(crate) struct Weight {
-    pub(crate) spec: Spec,
-    pub(crate) packed: Arc<dyn Packed>,
+pub(crate) enum Weight {
+    /// In the operator's form for the CPU, with the type and shape that it had.
+    Packed(Arc<dyn Packed>, Spec),
+    /// On a CUDA device, whose kernels read it as it is.
+    OnDevice(Tensor),
 }
 
 impl Weight {
     /// Packs `weight` as `op` wants its input 1.
     pub(crate) fn new(name: &'static str, op: &dyn Op, weight: &Tensor) -> Result<Weight, OpError> {
+        if weight.device().is_cuda() {
+            return Ok(Weight::OnDevice(weight.contiguous()?));
+        }
         let wrong = |error| OpError::Tensor { op: name, error };
         let dense = super::call::dense(name, 1, weight)?;
         let (storage, layout) = dense.storage_and_layout();
@@ -28,7 +36,43 @@ impl Weight {
         let fact = Fact::concrete(dtype, &shape);
         let view = TensorView::new(dtype, &rows, bytes).map_err(wrong)?;
         let packed = op.prepack(1, view, &PrepackCx { level: level(), inputs: &[None, Some(&fact)] }).map_err(wrong)?;
-        Ok(Weight { spec: Spec::row_major(dtype, shape), packed: packed.ok_or_else(unknown)? })
+        Ok(Weight::Packed(packed.ok_or_else(unknown)?, Spec::row_major(dtype, shape)))
+    }
+
+    pub(crate) fn arg(&self) -> Arg<'_> {
+        match self {
+            Weight::Packed(packed, spec) => Arg::Packed(&**packed, spec),
+            Weight::OnDevice(t) => Arg::Tensor(t),
+        }
+    }
+
+    /// Bytes of memory.
+    pub(crate) fn bytes(&self) -> usize {
+        match self {
+            Weight::Packed(packed, _) => packed.bytes_len(),
+            Weight::OnDevice(t) => t.elem_count() * t.dtype().size_in_bytes(),
+        }
+    }
+}
+
+/// A bias, where its weight is.
+#[derive(Debug, Clone)]
+pub(crate) enum Vector {
+    Own(millstream_tensor::Tensor),
+    OnDevice(Tensor),
+}
+
+impl Vector {
+    pub(crate) fn new(name: &'static str, input: usize, t: &Tensor) -> Result<Vector, OpError> {
+        if t.device().is_cuda() { Ok(Vector::OnDevice(t.contiguous()?)) } else { own(name, input, t).map(Vector::Own) }
+    }
+
+    pub(crate) fn arg(of: Option<&Vector>) -> Arg<'_> {
+        match of {
+            None => Arg::Absent,
+            Some(Vector::Own(t)) => Arg::Own(t),
+            Some(Vector::OnDevice(t)) => Arg::Tensor(t),
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::{Site, float, width};
 use crate::call::{Argument, Calls, repeated, walk};
-use millstream_graph::Op;
+use millstream_graph::{Op, Spec};
 use millstream_ops::elementwise::{
     abs::Abs, add::Add, and::And, cast::Cast, ceil::Ceil, clip::Clip, cos::Cos, div::Div, elu::Elu, equal::Equal, erf::Erf, exp::Exp, floor::Floor, gelu::Gelu,
     greater::Greater, greater_or_equal::GreaterOrEqual, hard_sigmoid::HardSigmoid, hard_swish::HardSwish, leaky_relu::LeakyRelu, less::Less,
@@ -39,8 +39,8 @@ fn unary(op: &dyn Op) -> Option<(&'static str, f32, f32)> {
     if let Some(op) = op.downcast_ref::<HardSigmoid>() {
         return Some(("hard_sigmoid", op.alpha, op.beta));
     }
-    if let Some(op) = op.downcast_ref::<Swish>() {
-        return (op.alpha == 1.0).then_some(("silu", 0.0, 0.0));
+    if op.downcast_ref::<Swish>().is_some() {
+        return Some(("silu", 0.0, 0.0));
     }
     op.downcast_ref::<Gelu>().map(|g| (if g.tanh { "gelu_tanh" } else { "gelu" }, 0.0, 0.0))
 }
@@ -86,6 +86,9 @@ pub(super) fn select(site: &Site<'_>) -> Option<Calls> {
     if let Some(binary) = binary(site.op) {
         return pairs(site, &binary);
     }
+    if let Some(swish) = site.op.downcast_ref::<Swish>().filter(|swish| swish.alpha != 1.0) {
+        return scaled_swish(site.float()?, output, swish.alpha);
+    }
     let (name, alpha, beta) = match site.op.downcast_ref::<Clip>() {
         Some(clip) => {
             let fact = |i: usize| site.facts.get(i).copied().flatten();
@@ -101,6 +104,15 @@ pub(super) fn select(site: &Site<'_>) -> Option<Calls> {
 /// y = f(x) of `n` floats, behind what is there.
 pub(super) fn function(name: &str, dtype: &str, n: usize, x: Argument, y: Argument, (alpha, beta): (f32, f32), behind: Calls) -> Calls {
     behind.call(format!("unary_{name}_{dtype}"), n, EACH, vec![x, y, Argument::count(n), Argument::F32(alpha), Argument::F32(beta)])
+}
+
+/// x sigmoid(alpha x).
+fn scaled_swish(dtype: &str, y: &Spec, alpha: f32) -> Option<Calls> {
+    let (n, scaled) = (y.shape().elements(), || Argument::Scratch(0, 0));
+    let calls = function("affine", dtype, n, Argument::Input(0, 0), scaled(), (alpha, 0.0), Calls::new().scratch(y.bytes()));
+    let calls = function("sigmoid", dtype, n, scaled(), scaled(), (0.0, 0.0), calls);
+    let arguments = vec![Argument::Input(0, 0), scaled(), Argument::Output(0, 0), Argument::count(n), Argument::I32(1), Argument::I32(1)];
+    Some(calls.call(format!("binary_mul_{dtype}"), n, EACH, arguments))
 }
 
 /// A cast between types that kernels have.

@@ -11,6 +11,8 @@ mod quantise;
 mod tests;
 mod window;
 
+pub(crate) use movement::copy;
+
 use crate::call::Calls;
 use millstream_gemm::Activation;
 use millstream_graph::{Fact, Node, Op, Spec};
@@ -19,7 +21,8 @@ use millstream_tensor::DType;
 /// What is known of a node before it runs.
 pub(crate) struct Site<'a> {
     op: &'a dyn Op,
-    node: &'a Node,
+    /// Says of each output whether somebody reads it.
+    wanted: &'a [bool],
     facts: &'a [Option<&'a Fact>],
     /// Says of an input whether it is a constant of the graph.
     weight: &'a dyn Fn(usize) -> bool,
@@ -38,7 +41,7 @@ impl Site<'_> {
 
     /// True if somebody reads output `i`.
     fn wants(&self, i: usize) -> bool {
-        self.node.outputs.get(i).is_some_and(Option::is_some)
+        self.wanted.get(i).copied().unwrap_or(false)
     }
 
     /// True if the input is a constant of the graph, of any size.
@@ -101,34 +104,40 @@ fn activation(of: Activation) -> Option<(i32, f32, f32)> {
 ///
 /// `weight` says of an input whether it is a constant of the graph.
 pub(crate) fn select(node: &Node, facts: &[Option<&Fact>], outputs: &[Spec], weight: &dyn Fn(usize) -> bool) -> Option<Calls> {
+    let wanted: Vec<bool> = node.outputs.iter().map(Option::is_some).collect();
+    launches(&*node.op, &wanted, facts, outputs, weight)
+}
+
+/// The same for an operator outside of a graph; `wanted` says of each output whether somebody reads it.
+pub(crate) fn launches(op: &dyn Op, wanted: &[bool], facts: &[Option<&Fact>], outputs: &[Spec], weight: &dyn Fn(usize) -> bool) -> Option<Calls> {
     let spec = |f: &Option<&Fact>| match f {
         None => Some(None),
         Some(f) => Some(Some(Spec::row_major(f.dtype, f.shape()?.ok()?))),
     };
     let inputs = facts.iter().map(spec).collect::<Option<Vec<_>>>()?;
     // An empty tensor is not launched; a cache may be empty.
-    let is_launched = |(i, s): (usize, &Option<Spec>)| s.is_none_or(|s| s.dtype != DType::String && (s.bytes() > 0 || attention::may_be_empty(&*node.op, i)));
+    let is_launched = |(i, s): (usize, &Option<Spec>)| s.is_none_or(|s| s.dtype != DType::String && (s.bytes() > 0 || attention::may_be_empty(op, i)));
     if outputs.is_empty() || outputs.iter().any(|s| s.bytes() == 0 || s.dtype == DType::String) || !inputs.iter().enumerate().all(is_launched) {
         return None;
     }
-    let site = Site { op: &*node.op, node, facts, weight, inputs, outputs };
-    let made = movement::select(&site, node)
-        .or_else(|| only(node, elementwise::select(&site)))
-        .or_else(|| only(node, norm::select(&site)))
-        .or_else(|| only(node, product::select(&site)))
-        .or_else(|| only(node, window::select(&site)))
-        .or_else(|| only(node, quantise::select(&site)))
-        .or_else(|| only(node, decoder::select(&site)))
+    let site = Site { op, wanted, facts, weight, inputs, outputs };
+    let made = movement::select(&site)
+        .or_else(|| only(&site, elementwise::select(&site)))
+        .or_else(|| only(&site, norm::select(&site)))
+        .or_else(|| only(&site, product::select(&site)))
+        .or_else(|| only(&site, window::select(&site)))
+        .or_else(|| only(&site, quantise::select(&site)))
+        .or_else(|| only(&site, decoder::select(&site)))
         .or_else(|| quantise::dynamic(&site))
         .or_else(|| attention::select(&site))?;
     // A launch that does not fit its kernel is none: the host runs the node, and tests find it.
-    debug_assert_eq!(made.check(), Ok(()), "{}", node.path);
+    debug_assert_eq!(made.check(), Ok(()), "{op:?}");
     made.check().is_ok().then_some(made)
 }
 
 /// Nothing where somebody reads more than the first output.
-fn only(node: &Node, calls: Option<Calls>) -> Option<Calls> {
-    calls.filter(|_| node.outputs.iter().skip(1).all(Option::is_none))
+fn only(site: &Site<'_>, calls: Option<Calls>) -> Option<Calls> {
+    calls.filter(|_| !site.wanted.iter().skip(1).any(|&wanted| wanted))
 }
 
 /// True if the device runs this operator for some types and shapes.

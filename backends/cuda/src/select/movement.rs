@@ -2,7 +2,7 @@
 
 use super::{Site, width};
 use crate::call::{Argument, Calls, repeated, row_major, walk};
-use millstream_graph::{InferCx, Node, Op};
+use millstream_graph::{InferCx, Op};
 use millstream_ops::movement::{
     concat::Concat, expand::Expand, gather::Gather, gather_elements::GatherElements, slice::Slice, split::Split, transpose::Transpose,
 };
@@ -20,13 +20,13 @@ pub(super) fn knows(op: &dyn Op) -> bool {
         || op.downcast_ref::<GatherElements>().is_some()
 }
 
-pub(super) fn select(site: &Site<'_>, node: &Node) -> Option<Calls> {
+pub(super) fn select(site: &Site<'_>) -> Option<Calls> {
     let op = site.op;
     if let Some(concat) = op.downcast_ref::<Concat>() {
         return joined(site, concat.axis());
     }
     if let Some(split) = op.downcast_ref::<Split>() {
-        return parted(site, node, split.axis());
+        return parted(site, split.axis());
     }
     let (x, y) = (site.dims(0)?, site.output()?);
     if let Some(transpose) = op.downcast_ref::<Transpose>() {
@@ -54,7 +54,7 @@ pub(super) fn select(site: &Site<'_>, node: &Node) -> Option<Calls> {
 }
 
 /// Elements of `shape` from one place to another, with strides for both.
-pub(super) fn copy(behind: Calls, dtype: DType, shape: &[usize], (x, from): (Argument, &[i64]), (y, to): (Argument, &[i64])) -> Option<Calls> {
+pub(crate) fn copy(behind: Calls, dtype: DType, shape: &[usize], (x, from): (Argument, &[i64]), (y, to): (Argument, &[i64])) -> Option<Calls> {
     let n = shape.iter().product();
     let walk = walk(shape, [from, to])?;
     Some(behind.call(format!("copy_strided_{}", width(dtype)?), n, EACH, vec![x, y, Argument::count(n), Argument::walk(&walk)]))
@@ -95,15 +95,15 @@ fn joined(site: &Site<'_>, axis: i64) -> Option<Calls> {
     Some(calls)
 }
 
-fn parted(site: &Site<'_>, node: &Node, axis: i64) -> Option<Calls> {
+fn parted(site: &Site<'_>, axis: i64) -> Option<Calls> {
     let x = site.input(0)?;
     let dims = x.shape().dims();
     let axis = InferCx::axis(axis, dims.len()).ok()?;
     let from = row_major(dims);
     let (mut calls, mut at) = (Calls::new(), 0);
-    for (i, (y, wanted)) in site.outputs.iter().zip(&node.outputs).enumerate() {
+    for (i, y) in site.outputs.iter().enumerate() {
         let part = y.shape().dims();
-        if wanted.is_some() {
+        if site.wants(i) {
             let start = Argument::Input(0, at * from[axis] as usize * x.dtype.size());
             calls = copy(calls, x.dtype, part, (start, &from), (Argument::Output(i, 0), &row_major(part)))?;
         }
