@@ -1,11 +1,5 @@
-//! Products of floats with weights of 8 or 4 bits that share a scale in blocks of 32: `B[i, j] = q[i, j] · scale[i / 32, j]`.
+//! Products of floats with weights of 8 or 4 bits ([`Blocks`]).
 //!
-//! ```text
-//! panel p = columns p NR .. (p + 1) NR, block b = rows 32 b .. 32 (b + 1), each behind the last; zero past row k and column n
-//!   8 bits: q[i][j] as a byte, rows below each other
-//!   4 bits: byte [i][j] holds q[i][j] + 8 in its low half and q[i + 16][j] + 8 in its high one
-//! scales[(p blocks + b) NR + j]
-//! ```
 //! An element of B is rounded once, when it is multiplied by its scale; then the product is that of [`crate::Gemm`], bit for bit: `fma` over k in
 //! ascending order from zero. Few rows of A meet the weights as they are widened, a group of panels at a time, so that each lane of several
 //! independent chains is busy; for more rows a panel is widened once into scratch memory, and the packed product reads it there.
@@ -13,16 +7,14 @@
 //! Quantisation is symmetric and rounds to nearest (ties to even): 8 bits scale the greatest magnitude of a block to 127; 4 bits scale the
 //! element of greatest magnitude to -8, as ggml's `Q4_0` does.
 
+use crate::block_weights::{BLOCK, BlockBits, Blocks};
 use crate::error::{GemmError, agree, require};
 use crate::micro::Tile;
 use crate::rhs::panel_width;
 use crate::{Epilogue, Gemm, Lhs, PackedRef, Residual};
 use millstream_simd::{Level, SimdF32, SimdI32, dispatch};
-use millstream_tensor::AlignedBytes;
 use millstream_tensor::tile::{MAX_TILES, TileMut, Tiles};
 
-/// Rows that share a scale.
-pub const BLOCK: usize = 32;
 /// Rows of A that meet the weights as they are widened.
 const FEW: usize = 2;
 /// Panels that few rows pass at once: chains enough to hide the latency of a multiply-add.
@@ -32,158 +24,7 @@ const NEAR: usize = 192 << 10;
 /// Multiply-adds that a grain of few rows aims at: what memory gives in some 20 µs.
 const FEW_WORK: usize = 1 << 17;
 
-/// How many bits a weight has.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum BlockBits {
-    /// From -127 to 127.
-    Eight,
-    /// From -8 to 7.
-    Four,
-}
-
-impl BlockBits {
-    /// Bytes of a block of one column.
-    fn bytes(self) -> usize {
-        match self {
-            BlockBits::Eight => BLOCK,
-            BlockBits::Four => BLOCK / 2,
-        }
-    }
-
-    /// The scale of a block, and what quantises an element of it.
-    fn scale(self, block: impl Iterator<Item = f32>) -> f32 {
-        let greatest = block.fold(0.0f32, |m, x| if x.abs() > m.abs() { x } else { m });
-        match self {
-            BlockBits::Eight => greatest.abs() / 127.0,
-            BlockBits::Four => greatest / -8.0,
-        }
-    }
-
-    fn quantise(self, x: f32, scale: f32) -> i8 {
-        // To nearest, ties to even: the sum has no bits for a fraction, and the quotient is at most 128.
-        const HALVES: f32 = 12_582_912.0;
-        let q = if scale == 0.0 { 0.0 } else { (x / scale + HALVES) - HALVES };
-        match self {
-            BlockBits::Eight => q.clamp(-127.0, 127.0) as i8,
-            BlockBits::Four => q.clamp(-8.0, 7.0) as i8,
-        }
-    }
-}
-
-/// A k × n matrix of few bits, packed: a weight.
-#[derive(Debug)]
-pub struct PackedBlocks {
-    bits: BlockBits,
-    bytes: AlignedBytes,
-    scales: AlignedBytes,
-    k: usize,
-    n: usize,
-    width: usize,
-}
-
-impl PackedBlocks {
-    /// Quantises and packs the transpose of an n × k matrix of dense rows (a linear layer's weight).
-    pub fn quantised(level: Level, bits: BlockBits, rows: &[f32], k: usize, n: usize) -> Result<Self, GemmError> {
-        require("B", k.checked_mul(n).ok_or(GemmError::Overflow)?, rows.len())?;
-        let mut packed = Self::zeroed(level, bits, k, n)?;
-        for (j, row) in rows.chunks_exact(k.max(1)).enumerate().take(n) {
-            for (b, block) in row.chunks(BLOCK).enumerate() {
-                let scale = bits.scale(block.iter().copied());
-                packed.set_scale(b, j, scale);
-                for (i, &x) in block.iter().enumerate() {
-                    packed.set(b * BLOCK + i, j, bits.quantise(x, scale));
-                }
-            }
-        }
-        Ok(packed)
-    }
-
-    /// Packs weights that are quantised already: n rows of k bytes (for 4 bits from -8 to 7), and n rows of a scale for each block.
-    pub fn from_parts(level: Level, bits: BlockBits, values: &[i8], scales: &[f32], k: usize, n: usize) -> Result<Self, GemmError> {
-        let blocks = k.div_ceil(BLOCK);
-        agree("weights", k.checked_mul(n).ok_or(GemmError::Overflow)?, values.len())?;
-        agree("scales", blocks.checked_mul(n).ok_or(GemmError::Overflow)?, scales.len())?;
-        let mut packed = Self::zeroed(level, bits, k, n)?;
-        for j in 0..n {
-            for b in 0..blocks {
-                packed.set_scale(b, j, scales[j * blocks + b]);
-            }
-            for i in 0..k {
-                let q = values[j * k + i];
-                packed.set(i, j, if bits == BlockBits::Four { q.clamp(-8, 7) } else { q });
-            }
-        }
-        Ok(packed)
-    }
-
-    fn zeroed(level: Level, bits: BlockBits, k: usize, n: usize) -> Result<Self, GemmError> {
-        let width = panel_width(level);
-        let blocks = k.div_ceil(BLOCK).checked_mul(n.div_ceil(width)).and_then(|b| b.checked_mul(width)).ok_or(GemmError::Overflow)?;
-        let memory = |each: usize| {
-            let len = blocks.checked_mul(each).ok_or(GemmError::Overflow)?;
-            AlignedBytes::zeroed(len).map_err(|_| GemmError::OutOfMemory(len))
-        };
-        Ok(Self { bits, bytes: memory(bits.bytes())?, scales: memory(size_of::<f32>())?, k, n, width })
-    }
-
-    /// Where block `b` of column `j` begins, in blocks, and the column in its panel.
-    fn place(&self, b: usize, j: usize) -> (usize, usize) {
-        ((j / self.width * self.blocks() + b) * self.width, j % self.width)
-    }
-
-    fn set_scale(&mut self, b: usize, j: usize, scale: f32) {
-        let (at, lane) = self.place(b, j);
-        bytemuck::cast_slice_mut::<u8, f32>(self.scales.as_mut())[at + lane] = scale;
-    }
-
-    fn set(&mut self, i: usize, j: usize, q: i8) {
-        let (at, lane) = self.place(i / BLOCK, j);
-        let (i, width) = (i % BLOCK, self.width);
-        let block = &mut self.bytes.as_mut()[at * self.bits.bytes()..];
-        match self.bits {
-            BlockBits::Eight => block[i * width + lane] = q as u8,
-            BlockBits::Four => {
-                let (byte, shift) = (&mut block[i % 16 * width + lane], i / 16 * 4);
-                *byte = *byte & !(15 << shift) | ((q + 8) as u8 & 15) << shift;
-            }
-        }
-    }
-
-    /// The matrix as floats, in n rows of k.
-    pub fn widened(&self, rows: &mut [f32]) -> Result<(), GemmError> {
-        require("B", self.k * self.n, rows.len())?;
-        let scales: &[f32] = bytemuck::cast_slice(self.scales.as_ref());
-        for (j, row) in rows.chunks_exact_mut(self.k.max(1)).enumerate().take(self.n) {
-            for (i, x) in row.iter_mut().enumerate() {
-                let (at, lane) = self.place(i / BLOCK, j);
-                let block = &self.bytes.as_ref()[at * self.bits.bytes()..];
-                let i = i % BLOCK;
-                let q = match self.bits {
-                    BlockBits::Eight => block[i * self.width + lane] as i8,
-                    BlockBits::Four => (block[i % 16 * self.width + lane] >> (i / 16 * 4) & 15) as i8 - 8,
-                };
-                *x = f32::from(q) * scales[at + lane];
-            }
-        }
-        Ok(())
-    }
-
-    fn blocks(&self) -> usize {
-        self.k.div_ceil(BLOCK)
-    }
-
-    /// Rows and columns.
-    pub fn dims(&self) -> (usize, usize) {
-        (self.k, self.n)
-    }
-
-    /// Bytes of memory.
-    pub fn bytes(&self) -> usize {
-        self.bytes.len() + self.scales.len()
-    }
-}
-
-/// A product of m × k floats by a [`PackedBlocks`], cut into grains.
+/// A product of m × k floats by [`Blocks`], cut into grains.
 #[derive(Clone, Copy, Debug)]
 pub struct BlockGemm {
     level: Level,
@@ -231,15 +72,16 @@ impl BlockGemm {
         &self,
         grain: usize,
         a: &[f32],
-        b: &PackedBlocks,
+        b: &Blocks<'_>,
         tiles: &Tiles<'_, f32>,
         epilogue: &Epilogue<'_>,
         scratch: &mut [f32],
     ) -> Result<(), GemmError> {
         require("A", self.m.checked_mul(self.k).ok_or(GemmError::Overflow)?, a.len())?;
-        agree("rows of B", self.k, b.k)?;
-        agree("columns of B", self.n, b.n)?;
-        agree("panel width of B", self.width, b.width)?;
+        agree("rows of B", self.k, b.codes.k)?;
+        agree("columns of B", self.n, b.codes.n)?;
+        agree("panel width of B", self.width, b.codes.width)?;
+        b.check()?;
         epilogue.check(self.m, self.n)?;
         require("scratch", self.scratch_len(), scratch.len())?;
         let tile = tiles.claim(grain).ok_or(GemmError::Grain(grain))?;
@@ -255,7 +97,7 @@ impl BlockGemm {
         self.widen_and_run(a, b, tile, &epilogue, scratch)
     }
 
-    fn widen_and_run(&self, a: &[f32], b: &PackedBlocks, mut tile: TileMut<'_, f32>, epilogue: &Epilogue<'_>, scratch: &mut [f32]) -> Result<(), GemmError> {
+    fn widen_and_run(&self, a: &[f32], b: &Blocks<'_>, mut tile: TileMut<'_, f32>, epilogue: &Epilogue<'_>, scratch: &mut [f32]) -> Result<(), GemmError> {
         let ((_, col), cols) = (tile.origin(), tile.cols());
         let (wide, scratch) = scratch.split_at_mut(self.widened_len());
         let panels = cols.div_ceil(self.width);
@@ -275,45 +117,71 @@ fn shifted<'a>(epilogue: &Epilogue<'a>, col: usize) -> Epilogue<'a> {
     Epilogue { bias_cols: epilogue.bias_cols.map(behind), residual: epilogue.residual.map(|r| Residual { data: behind(r.data), ..r }), ..*epilogue }
 }
 
+/// What turns the integers of one vector of columns into weights, for the upper and the lower half of a block.
+#[derive(Clone, Copy)]
+struct Factors<S: Tile> {
+    scale: [S::F32; 2],
+    zero: [S::I32; 2],
+}
+
+impl<S: Tile> Factors<S> {
+    /// Those of panel `p`, block `block`, columns from `v` on.
+    #[inline(always)]
+    fn new(s: S, b: &Blocks<'_>, p: usize, block: usize, v: usize) -> Self {
+        let lanes = S::F32::LANES;
+        let half = |h: usize| block * BLOCK + h * BLOCK / 2;
+        // The second half of the last block may lie past the last group.
+        let row = |h: usize| if half(h) < b.codes.k { half(h) } else { half(0) };
+        let scale = |h: usize| S::F32::load(s, &b.scales.panel(p, row(h))[v..]);
+        let zero = |h: usize| match b.zeros {
+            Some(zeros) => S::I32::load_i8(s, &zeros.panel(p, row(h))[v..v + lanes]),
+            None => S::I32::splat(s, i32::from(b.codes.bits.middle())),
+        };
+        Factors { scale: [scale(0), scale(1)], zero: [zero(0), zero(1)] }
+    }
+
+    /// The weights of these integers, which lie in half `h`.
+    #[inline(always)]
+    fn apply(&self, q: S::I32, h: usize) -> S::F32 {
+        (q - self.zero[h]).to_f32() * self.scale[h]
+    }
+}
+
 /// Writes the rows of a panel as floats.
 #[inline(always)]
-fn widen<S: Tile>(s: S, b: &PackedBlocks, p: usize, panel: &mut [f32]) {
-    let lanes = S::F32::LANES;
-    let scales: &[f32] = bytemuck::cast_slice(b.scales.as_ref());
+fn widen<S: Tile>(s: S, b: &Blocks<'_>, p: usize, panel: &mut [f32]) {
+    let (lanes, low) = (S::F32::LANES, S::I32::splat(s, 15));
     for (block, rows) in panel.chunks_mut(BLOCK * S::NR).enumerate() {
-        let at = (p * b.blocks() + block) * S::NR;
-        let bytes = &b.bytes.as_ref()[at * b.bits.bytes()..][..b.bits.bytes() * S::NR];
+        let bytes = block_of::<S>(b, p, block);
         for v in (0..S::NR).step_by(lanes) {
-            let scale = S::F32::load(s, &scales[at + v..]);
-            match b.bits {
-                BlockBits::Eight => {
-                    for (row, q) in rows.chunks_exact_mut(S::NR).zip(bytes.chunks_exact(S::NR)) {
-                        let q: &[i8] = bytemuck::cast_slice(&q[v..v + lanes]);
-                        (S::I32::load_i8(s, q).to_f32() * scale).store(&mut row[v..]);
-                    }
-                }
-                BlockBits::Four => {
-                    let eight = S::I32::splat(s, 8);
-                    let low = S::I32::splat(s, 15);
-                    for (i, row) in rows.chunks_exact_mut(S::NR).enumerate() {
-                        let q = S::I32::load_u8(s, &bytes[i % 16 * S::NR + v..]);
-                        let q = if i < 16 { q & low } else { q.shr_logical(4) };
-                        ((q - eight).to_f32() * scale).store(&mut row[v..]);
-                    }
-                }
+            let factors = Factors::<S>::new(s, b, p, block, v);
+            for (i, row) in rows.chunks_exact_mut(S::NR).enumerate() {
+                let q = match b.codes.bits {
+                    BlockBits::Eight => S::I32::load_i8(s, bytemuck::cast_slice(&bytes[i * S::NR + v..][..lanes])),
+                    BlockBits::Four if i < BLOCK / 2 => S::I32::load_u8(s, &bytes[i * S::NR + v..]) & low,
+                    BlockBits::Four => S::I32::load_u8(s, &bytes[(i - BLOCK / 2) * S::NR + v..]).shr_logical(4),
+                };
+                factors.apply(q, i / (BLOCK / 2)).store(&mut row[v..]);
             }
         }
     }
 }
 
+/// The integers of a block of a panel.
+#[inline(always)]
+fn block_of<'a, S: Tile>(b: &Blocks<'a>, p: usize, block: usize) -> &'a [u8] {
+    let bytes = b.codes.bits.bytes() * S::NR;
+    &b.codes.bytes.as_ref()[(p * b.codes.blocks() + block) * bytes..][..bytes]
+}
+
 /// One or two rows against the weights of a tile's columns.
 #[inline(always)]
-fn few<S: Tile>(s: S, a: &[f32], b: &PackedBlocks, mut tile: TileMut<'_, f32>, epilogue: &Epilogue<'_>) {
+fn few<S: Tile>(s: S, a: &[f32], b: &Blocks<'_>, mut tile: TileMut<'_, f32>, epilogue: &Epilogue<'_>) {
     let ((_, col), cols) = (tile.origin(), tile.cols());
     let first = col / S::NR;
     let panels = cols.div_ceil(S::NR);
     for r in 0..tile.rows() {
-        let x = &a[r * b.k..][..b.k];
+        let x = &a[r * b.codes.k..][..b.codes.k];
         let mut p = 0;
         while p < panels {
             let n = ABREAST.min(panels - p);
@@ -334,21 +202,20 @@ fn few<S: Tile>(s: S, a: &[f32], b: &PackedBlocks, mut tile: TileMut<'_, f32>, e
 
 /// One row against `P` panels.
 #[inline(always)]
-fn abreast<S: Tile, const P: usize>(s: S, x: &[f32], b: &PackedBlocks, p: usize, out: &mut [f32]) {
+fn abreast<S: Tile, const P: usize>(s: S, x: &[f32], b: &Blocks<'_>, p: usize, out: &mut [f32]) {
     let lanes = S::F32::LANES;
-    let scales: &[f32] = bytemuck::cast_slice(b.scales.as_ref());
-    let (blocks, bytes) = (b.blocks(), b.bits.bytes() * S::NR);
     for v in (0..S::NR).step_by(2 * lanes) {
         let halves = if v + lanes < S::NR { 2 } else { 1 };
         let mut sums = [[S::F32::splat(s, 0.0); 2]; P];
         for (block, x) in x.chunks(BLOCK).enumerate() {
             for (panel, sums) in sums.iter_mut().enumerate() {
-                let at = ((p + panel) * blocks + block) * S::NR;
-                let data = &b.bytes.as_ref()[at * b.bits.bytes()..][..bytes];
-                let scale = [S::F32::load(s, &scales[at + v..]), S::F32::load(s, &scales[at + if halves == 2 { v + lanes } else { v }..])];
-                match b.bits {
-                    BlockBits::Eight => dot_bytes::<S>(s, x, data, v, halves, scale, sums),
-                    BlockBits::Four => dot_halves::<S>(s, x, data, v, halves, scale, sums),
+                let data = block_of::<S>(b, p + panel, block);
+                let factors = |v| Factors::<S>::new(s, b, p + panel, block, v);
+                let factors = [factors(v), factors(if halves == 2 { v + lanes } else { v })];
+                match (b.codes.bits, b.zeros) {
+                    (BlockBits::Eight, None) => dot_bytes::<S, false>(s, x, data, v, halves, &factors, sums),
+                    (BlockBits::Eight, Some(_)) => dot_bytes::<S, true>(s, x, data, v, halves, &factors, sums),
+                    (BlockBits::Four, _) => dot_halves::<S>(s, x, data, v, halves, &factors, sums),
                 }
             }
         }
@@ -365,34 +232,37 @@ fn abreast<S: Tile, const P: usize>(s: S, x: &[f32], b: &PackedBlocks, p: usize,
 }
 
 #[inline(always)]
-fn dot_bytes<S: Tile>(s: S, x: &[f32], data: &[u8], v: usize, halves: usize, scale: [S::F32; 2], sums: &mut [S::F32; 2]) {
+fn dot_bytes<S: Tile, const ZEROS: bool>(s: S, x: &[f32], data: &[u8], v: usize, halves: usize, factors: &[Factors<S>; 2], sums: &mut [S::F32; 2]) {
     let lanes = S::F32::LANES;
-    for (&x, q) in x.iter().zip(data.chunks_exact(S::NR)) {
-        let x = S::F32::splat(s, x);
-        for h in 0..halves {
-            let q: &[i8] = bytemuck::cast_slice(&q[v + h * lanes..][..lanes]);
-            sums[h] = x.mul_add(S::I32::load_i8(s, q).to_f32() * scale[h], sums[h]);
+    for (half, (x, data)) in x.chunks(BLOCK / 2).zip(data.chunks_exact(BLOCK / 2 * S::NR)).enumerate() {
+        for (&x, q) in x.iter().zip(data.chunks_exact(S::NR)) {
+            let x = S::F32::splat(s, x);
+            for h in 0..halves {
+                let q = S::I32::load_i8(s, bytemuck::cast_slice(&q[v + h * lanes..][..lanes]));
+                let w = if ZEROS { factors[h].apply(q, half) } else { q.to_f32() * factors[h].scale[half] };
+                sums[h] = x.mul_add(w, sums[h]);
+            }
         }
     }
 }
 
 #[inline(always)]
-fn dot_halves<S: Tile>(s: S, x: &[f32], data: &[u8], v: usize, halves: usize, scale: [S::F32; 2], sums: &mut [S::F32; 2]) {
-    let (lanes, eight, low) = (S::F32::LANES, S::I32::splat(s, 8), S::I32::splat(s, 15));
+fn dot_halves<S: Tile>(s: S, x: &[f32], data: &[u8], v: usize, halves: usize, factors: &[Factors<S>; 2], sums: &mut [S::F32; 2]) {
+    let (lanes, low) = (S::F32::LANES, S::I32::splat(s, 15));
     // A byte holds weight i in its lower half, i + 16 in its upper one: two loops, because a chain's order is that of the weights.
     let (lower, upper) = x.split_at(x.len().min(BLOCK / 2));
     for (&x, q) in lower.iter().zip(data.chunks_exact(S::NR)) {
         let x = S::F32::splat(s, x);
         for h in 0..halves {
             let q = S::I32::load_u8(s, &q[v + h * lanes..][..lanes]) & low;
-            sums[h] = x.mul_add((q - eight).to_f32() * scale[h], sums[h]);
+            sums[h] = x.mul_add(factors[h].apply(q, 0), sums[h]);
         }
     }
     for (&x, q) in upper.iter().zip(data.chunks_exact(S::NR)) {
         let x = S::F32::splat(s, x);
         for h in 0..halves {
             let q = S::I32::load_u8(s, &q[v + h * lanes..][..lanes]).shr_logical(4);
-            sums[h] = x.mul_add((q - eight).to_f32() * scale[h], sums[h]);
+            sums[h] = x.mul_add(factors[h].apply(q, 1), sums[h]);
         }
     }
 }
@@ -428,6 +298,7 @@ fn finish<S: Tile>(s: S, row: &mut [f32], r: usize, epilogue: &Epilogue<'_>) {
 mod tests {
     use super::*;
     use crate::Activation;
+    use crate::block_weights::{BlockCodes, BlockScales, BlockZeros, PackedBlocks};
     use std::{vec, vec::Vec};
 
     fn random(n: usize, seed: u64) -> Vec<f32> {
@@ -441,8 +312,8 @@ mod tests {
         (0..n).map(|_| next()).collect()
     }
 
-    fn run(level: Level, a: &[f32], b: &PackedBlocks, m: usize, epilogue: &Epilogue<'_>) -> Vec<f32> {
-        let (k, n) = b.dims();
+    fn run(level: Level, a: &[f32], b: &Blocks<'_>, m: usize, epilogue: &Epilogue<'_>) -> Vec<f32> {
+        let (k, n) = (b.codes.k, b.codes.n);
         let job = BlockGemm::new(level, m, k, n);
         let mut c = vec![f32::NAN; m * n];
         let mut scratch = vec![f32::NAN; job.scratch_len()];
@@ -467,7 +338,7 @@ mod tests {
                     let b = PackedBlocks::quantised(level, bits, &w, k, n).unwrap();
                     let mut wide = vec![0.0; n * k];
                     b.widened(&mut wide).unwrap();
-                    let found = run(level, &a, &b, m, &Epilogue::bias(&bias, Activation::Relu));
+                    let found = run(level, &a, &b.blocks(), m, &Epilogue::bias(&bias, Activation::Relu));
                     for (i, (x, y)) in found.iter().zip(reference(&a, &wide, (m, k, n), &bias)).enumerate() {
                         assert!(
                             (f64::from(*x) - y.max(0.0)).abs() <= 2e-6 * (1.0 + k as f64),
@@ -506,10 +377,54 @@ mod tests {
         let (a, w) = (random(9 * k, 1), random(n * k, 2));
         for bits in [BlockBits::Eight, BlockBits::Four] {
             let b = PackedBlocks::quantised(level, bits, &w, k, n).unwrap();
-            let all = run(level, &a, &b, 9, &Epilogue::default());
+            let all = run(level, &a, &b.blocks(), 9, &Epilogue::default());
             for r in 0..9 {
-                assert_eq!(run(level, &a[r * k..][..k], &b, 1, &Epilogue::default()), all[r * n..][..n], "{bits:?}, row {r}");
+                assert_eq!(run(level, &a[r * k..][..k], &b.blocks(), 1, &Epilogue::default()), all[r * n..][..n], "{bits:?}, row {r}");
             }
         }
+    }
+
+    /// Groups of any size, with zero points and without, against the definition in f64.
+    #[test]
+    fn groups_and_zero_points_are_those_of_the_definition() {
+        for level in Level::available() {
+            for (bits, low, high) in [(BlockBits::Eight, -128, 127), (BlockBits::Four, 0, 15)] {
+                for (group, k) in [(16, 100), (16, 48), (16, 33), (32, 70), (64, 200), (128, 130), (500, 90), (16, 7)] {
+                    for (m, n, zeroed) in [(1, 45, true), (2, 70, false), (7, 50, true)] {
+                        let integer = |seed: usize, i: usize, j: usize| (low + (i * 31 + j * 17 + seed) as i32 % (high - low + 1)) as i8;
+                        let codes = BlockCodes::new(level, bits, k, n, |i, j| integer(1, i, j)).unwrap();
+                        let scales = BlockScales::new(level, group, k, n, |g, j| 0.01 * (1 + (g * 7 + j) % 13) as f32).unwrap();
+                        let zeros = BlockZeros::new(level, group, k, n, |g, j| integer(5, g, j)).unwrap();
+                        let b = Blocks { codes: &codes, scales: &scales, zeros: zeroed.then_some(&zeros) };
+                        let a = random(m * k, 3);
+                        let found = run(level, &a, &b, m, &Epilogue::default());
+                        for (at, x) in found.iter().enumerate() {
+                            let (r, j) = (at / n, at % n);
+                            let zero = |i: usize| if zeroed { i32::from(integer(5, i / group, j)) } else { i32::from(bits.middle()) };
+                            let weight = |i: usize| f64::from(i32::from(integer(1, i, j)) - zero(i)) * f64::from(0.01 * (1 + (i / group * 7 + j) % 13) as f32);
+                            let y: f64 = (0..k).map(|i| f64::from(a[r * k + i]) * weight(i)).sum();
+                            assert!(
+                                (f64::from(*x) - y).abs() <= 1e-4 * (1.0 + y.abs()),
+                                "{} {bits:?} {group} {m} {k} {n} {zeroed}: {at} is {x}, not {y}",
+                                level.name()
+                            );
+                        }
+                    }
+                }
+            }
+        }
+        assert_eq!(BlockScales::new(Level::detect(), 8, 64, 3, |_, _| 1.0).err(), Some(GemmError::Group(8)));
+        assert_eq!(BlockScales::new(Level::detect(), 48, 96, 3, |_, _| 1.0).err(), Some(GemmError::Group(48)));
+    }
+
+    #[test]
+    fn parts_of_other_matrices_are_refused() {
+        let level = Level::detect();
+        let codes = BlockCodes::new(level, BlockBits::Four, 64, 9, |_, _| 0).unwrap();
+        let scales = |k, n| BlockScales::new(level, 32, k, n, |_, _| 1.0).unwrap();
+        let zeros = BlockZeros::new(level, 32, 64, 8, |_, _| 0).unwrap();
+        assert!(Blocks { codes: &codes, scales: &scales(64, 9), zeros: None }.check().is_ok());
+        assert!(Blocks { codes: &codes, scales: &scales(96, 9), zeros: None }.check().is_err());
+        assert!(Blocks { codes: &codes, scales: &scales(64, 9), zeros: Some(&zeros) }.check().is_err());
     }
 }

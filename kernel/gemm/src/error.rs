@@ -32,6 +32,9 @@ pub enum GemmError {
     /// No memory for packed weights.
     #[error("out of memory: {0} bytes for packed weights")]
     OutOfMemory(usize),
+    /// Weights of few bits whose scales are for so many rows.
+    #[error("a scale for {0} rows: 16, a multiple of 32, or all are expected")]
+    Group(usize),
     /// The dims' product exceeds the address space.
     #[error("dims overflow")]
     Overflow,

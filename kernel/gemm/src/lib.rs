@@ -38,6 +38,7 @@ extern crate std;
 
 mod activation;
 mod attention;
+mod block_weights;
 mod blocks;
 mod epilogue;
 mod error;
@@ -61,7 +62,8 @@ mod winograd;
 
 pub use activation::Activation;
 pub use attention::{Attention, FewOptions, FewScores, KeyWindow, Mask, MaskElements, Matrix, PackedHead, Scores};
-pub use blocks::{BLOCK, BlockBits, BlockGemm, PackedBlocks};
+pub use block_weights::{BLOCK, BlockBits, BlockCodes, BlockGroups, BlockScales, BlockZeros, Blocks, PackedBlocks};
+pub use blocks::BlockGemm;
 pub use epilogue::{Epilogue, Residual};
 pub use error::GemmError;
 pub use grouped::{GroupDims, Grouped};

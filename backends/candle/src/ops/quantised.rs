@@ -123,7 +123,7 @@ impl QuantisedLinear {
         let grain = |grain: usize, worker: usize| {
             let ran = scratch
                 .claim(worker)
-                .is_some_and(|mut part| job.run_grain(grain, a, &self.weight, &tiles, &epilogue, bytemuck::cast_slice_mut(&mut part)).is_ok());
+                .is_some_and(|mut part| job.run_grain(grain, a, &self.weight.blocks(), &tiles, &epilogue, bytemuck::cast_slice_mut(&mut part)).is_ok());
             if !ran {
                 failed.store(true, Ordering::Relaxed);
             }
