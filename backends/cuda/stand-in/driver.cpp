@@ -5,7 +5,8 @@
 // It is stricter than a driver where that finds mistakes:
 // - fresh memory is NaN (every bit set), and has a strip behind it that is looked at when it is freed;
 // - a copy has to lie within one living allocation;
-// - what goes to a stream is done when somebody waits for the stream, and not before: who does not wait reads old elements;
+// - what goes to a stream is done when somebody waits for the stream, and not before: who does not wait reads old elements
+//   (copies from and to memory of the host that is not pinned end with their calls, as a driver's do);
 // - a kernel that the PTX does not name, or that the shim does not know, is refused, and so is a block that is not the
 //   kernel's, a grid of more than one dimension, and dynamic shared memory past 48 KiB that was not asked for;
 // - while a stream records a graph, its thread may neither allocate nor wait.
@@ -185,10 +186,17 @@ int copy(void* handle, uintptr_t to, uintptr_t from, size_t bytes, bool to_devic
     const std::lock_guard guard(state().lock);
     if (to_device && !holding(to, bytes)) return refused(INVALID_VALUE, "a copy that does not lie within memory of the device");
     if (from_device && !holding(from, bytes)) return refused(INVALID_VALUE, "a copy from beyond memory of the device");
-    return send(handle, [=] {
+    const int sent = send(handle, [=] {
         if ((to_device && !holding(to, bytes)) || (from_device && !holding(from, bytes))) fault("memory was freed before its copy was done");
         std::memmove(reinterpret_cast<void*>(to), reinterpret_cast<const void*>(from), bytes);
     });
+    // Memory of the host that is not pinned is staged: the call returns when it has been read or written.
+    const bool staged = (!to_device && !holding(to, bytes)) || (!from_device && !holding(from, bytes));
+    if (sent == SUCCESS && staged && bytes > 0) {
+        if (recording) return STREAM_CAPTURE_UNSUPPORTED;
+        finish(*stream_of(handle));
+    }
+    return sent;
 }
 
 int at_once(int result) {

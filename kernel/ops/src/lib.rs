@@ -54,7 +54,8 @@ operators! {
     }
     /// Integers that stand for floats.
     quantize {
-        quantize_linear, dequantize_linear, dynamic_quantize_linear, matmul_integer, fused_matmul_integer, qlinear_matmul, qlinear_add, conv_integer, qlinear_conv
+        quantize_linear, dequantize_linear, dynamic_quantize_linear, matmul_integer, fused_matmul_integer, qlinear_matmul, qlinear_add, conv_integer,
+        qlinear_conv, mat_mul_n_bits
         ; convolution, linear, packed, product
     }
     /// Sliding windows and weights.
