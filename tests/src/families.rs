@@ -9,7 +9,10 @@ pub const FAMILIES: &[(&str, &[&str])] = &[
     ("elementwise", &["Add", "Relu", "Gelu", "Where", "Cast", "Mish", "Equal"]),
     ("reduce", &["ReduceMean", "ReduceMax", "ArgMax", "ReduceL2", "ReduceLogSumExp"]),
     ("norm", &["Softmax", "LayerNormalization", "RMSNormalization", "BatchNormalization", "InstanceNormalization", "GroupNormalization"]),
-    ("quantize", &["QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "MatMulInteger", "ConvInteger", "QLinearConv", "QLinearMatMul"]),
+    (
+        "quantize",
+        &["QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "MatMulInteger", "ConvInteger", "QLinearConv", "QLinearMatMul", "MatMulNBits"],
+    ),
     ("conv", &["Conv", "ConvTranspose"]),
     ("matmul", &["MatMul", "Gemm"]),
     ("attention", &["Attention", "RotaryEmbedding"]),
@@ -74,8 +77,25 @@ fn attention() -> Vec<Case> {
     ]
 }
 
+/// `rows` by weights of `bits` bits in blocks: with zero points, where they are asked for, and a bias.
+fn few_bits(name: &'static str, rows: usize, [bits, block]: [usize; 2], zeroed: bool) -> Case {
+    let (k, n) = (70usize, 36);
+    let blocks = k.div_ceil(block);
+    let scales = positive(&[n * blocks], 2);
+    let mut case = Case::new(name, "MatMulNBits", [noise(&[rows, k], 1), of_bytes(&[n, blocks, block * bits / 8], 3), scales]);
+    case.inputs.extend([zeroed.then(|| of_bytes(&[n * (blocks * bits).div_ceil(8)], 4)), None, Some(noise(&[n], 5))]);
+    case.domain = "com.microsoft";
+    case.int("K", k as i64).int("N", n as i64).int("bits", bits as i64).int("block_size", block as i64).constants_from(1)
+}
+
 fn quantised() -> Vec<Case> {
     vec![
+        few_bits("four_bits", 2, [4, 32], false),
+        few_bits("four_bits_of_many_rows", 70, [4, 32], true),
+        few_bits("four_bits_by_128", 11, [4, 128], true),
+        few_bits("four_bits_by_16", 3, [4, 16], true),
+        few_bits("eight_bits", 1, [8, 16], true),
+        few_bits("eight_bits_of_many_rows", 70, [8, 64], false),
         Case::new("dequantize", "DequantizeLinear", [of_bytes(&[3, 20], 1), scalar(0.1), zero(120)]),
         Case::new("dynamic_quantize", "DynamicQuantizeLinear", [noise(&[3, 20], 2)]).outputs(3),
         Case::new("conv_integer", "ConvInteger", [of_bytes(&[1, 4, 6, 7], 3), of_bytes(&[5, 4, 3, 3], 4), zero(120), zero(100)]),

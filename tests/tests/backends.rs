@@ -15,10 +15,10 @@ use millstream::{
 use millstream_tests::{
     families::{self, FAMILIES},
     language::{fixture, floats, open, windows},
-    single::{Case, cases},
+    single::{Case, cases, noise},
     stored,
 };
-use std::{env, sync::Arc};
+use std::{env, path::Path, sync::Arc};
 
 /// The variable that takes CUDA in: this machine's device, or what stands in for its driver (`tests/run.py --only cuda`).
 const CUDA: &str = "MILLSTREAM_CUDA";
@@ -163,16 +163,42 @@ fn whole_models_agree() {
     let everywhere: Vec<_> =
         backends().into_iter().filter(|(name, _)| name == "candle" || name == "cuda" || name.ends_with(" 2") && !name.contains("scalar")).collect();
     for folder in stored::folders() {
-        let (inputs, wanted) = (stored::arrays(&folder, "inputs"), stored::arrays(&folder, "outputs"));
-        let given: Vec<(&str, Tensor)> = inputs.iter().map(|(n, t)| (n.as_str(), t.clone())).collect();
-        for (name, backend) in &everywhere {
-            let what = format!("{} on {name}", folder.display());
-            let model = session(backend).open(folder.join("model.onnx")).unwrap_or_else(|e| panic!("{what}: {e}"));
-            let found = model.run(&given).unwrap_or_else(|e| panic!("{what}: {e}"));
-            for (output, wanted) in &wanted {
-                assert_within(found.tensor(output).expect("it was made"), wanted, 1e-3, &format!("{what}: {output}"));
-            }
+        gives_what_is_stored(&folder, &everywhere, 1e-3);
+    }
+}
+
+/// Products with weights of 4 and 8 bits against what ONNX Runtime gives, on every backend.
+#[test]
+fn weights_of_few_bits_give_what_onnx_runtime_gives() {
+    gives_what_is_stored(&Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/few_bits"), &backends(), 1e-5);
+}
+
+/// A folder's model gives its outputs, within a share of the greatest.
+fn gives_what_is_stored(folder: &Path, backends: &[(String, Arc<dyn Backend>)], tolerance: f32) {
+    let (inputs, wanted) = (stored::arrays(folder, "inputs"), stored::arrays(folder, "outputs"));
+    let given: Vec<(&str, Tensor)> = inputs.iter().map(|(n, t)| (n.as_str(), t.clone())).collect();
+    for (name, backend) in backends {
+        let what = format!("{} on {name}", folder.display());
+        let model = session(backend).open(folder.join("model.onnx")).unwrap_or_else(|e| panic!("{what}: {e}"));
+        let found = model.run(&given).unwrap_or_else(|e| panic!("{what}: {e}"));
+        for (output, wanted) in &wanted {
+            assert_within(found.tensor(output).expect("it was made"), wanted, tolerance, &format!("{what}: {output}"));
         }
+    }
+}
+
+/// What an operator's constants take in a plan: no more than five bits a weight of four with a scale for 32, whatever the backend.
+#[test]
+fn weights_of_few_bits_stay_as_narrow_as_they_are() {
+    let (k, n) = (1024usize, 512usize);
+    let bytes = |n: usize| Tensor::from_slice(&[n], &vec![0x5au8; n]).expect("bytes");
+    let case = Case::new("narrow", "MatMulNBits", [noise(&[1, k], 1), bytes(k * n / 2), noise(&[k * n / 32], 2)]).constants_from(1);
+    let case = Case { domain: "com.microsoft", ..case.int("K", k as i64).int("N", n as i64).int("block_size", 32) };
+    for (name, backend) in backends() {
+        let model = session(&backend).compile(case.graph(&millstream::kernel::ops::registry()).0).expect("it compiles");
+        let plan = model.executable().plan_bytes(&[*case.inputs[0].as_ref().expect("x").shape()]).expect("it is known");
+        let most = k * n / 8 * 5;
+        assert!(plan.weights <= most && plan.arena < k * n, "{name}: {} bytes of weights, {} of the arena, {most} are enough", plan.weights, plan.arena);
     }
 }
 

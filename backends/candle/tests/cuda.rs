@@ -5,8 +5,8 @@
 
 use candle_core::{DType, Device, Result, Tensor};
 use millstream_candle::ops::{
-    Activation, Attention, AttentionMask, Conv2d, Epilogue, GeluKind, LayerNorm, OpError, PackedConv2d, PackedLinear, RmsNorm, RotaryEmbedding, Softmax,
-    activate, conv2d, layer_norm, rms_norm, softmax,
+    Activation, Attention, AttentionMask, Bits, Conv2d, Epilogue, GeluKind, LayerNorm, OpError, PackedConv2d, PackedLinear, QuantisedLinear, RmsNorm,
+    RotaryEmbedding, Softmax, activate, conv2d, layer_norm, rms_norm, softmax,
 };
 
 /// The device, opened for each test: a thread's stream is its own.
@@ -179,12 +179,29 @@ fn linear_layers_agree() {
     }
 }
 
+#[test]
+fn layers_of_few_bits_agree() {
+    for (rows, bits, x_is_strided) in [(1, Bits::Four, false), (3, Bits::Eight, true), (70, Bits::Four, true), (40, Bits::Eight, false)] {
+        let x = random(&[1, rows, 70], 1);
+        // Scales are of the weight's type: f16 and bf16 round them.
+        let all = [if x_is_strided { strided(&x) } else { x }, random(&[50, 70], 2), random(&[50], 3)];
+        let layer = |t: &[Tensor]| QuantisedLinear::quantise(&t[1], Some(&t[2]), bits, Epilogue::Silu);
+        agree(&format!("{bits:?} bits, {rows} rows"), F32, &all, |t| Ok(layer(t)?.run(&t[0])?));
+        agree(&format!("{bits:?} bits as an operator"), F32, &all, |t| t[0].apply_op1_no_bwd(&layer(t)?));
+        let (here, there) = (layer(&all).expect("it fits"), layer(&[up(&all[0]), up(&all[1]), up(&all[2])]).expect("it fits"));
+        close(&there.dequantise().expect("numbers"), &here.dequantise().expect("numbers"), 0.0, "the weight");
+        assert!(there.bytes() <= 50 * 96 * if bits == Bits::Four { 5 } else { 9 } / 8);
+        assert!(matches!(there.run(&all[0]), Err(OpError::Device { .. })) && matches!(here.run(&up(&all[0])), Err(OpError::Device { .. })));
+    }
+}
+
 /// What does not fit, or lies on several devices, is a typed error; so is what only the CPU has a kernel for.
 #[test]
 fn what_does_not_fit_is_an_error() {
     let (x, w) = (random(&[2, 8], 1), random(&[8], 2));
     assert!(matches!(rms_norm(&up(&x), &w, 1e-6), Err(OpError::Device { input: 1, .. })));
-    assert!(matches!(rms_norm(&up(&x), &up(&random(&[7], 1)), 1e-6), Err(OpError::Shapes { .. })));
+    assert!(matches!(rms_norm(&up(&x), &up(&random(&[7], 1)), 1e-6), Err(OpError::NoKernel { .. })));
+    assert!(matches!(layer_norm(&up(&x), &up(&w), Some(&up(&w.to_dtype(DType::F16).expect("floats"))), 1e-5), Err(OpError::Shapes { .. })));
     assert!(matches!(softmax(&up(&x.to_dtype(DType::F64).expect("floats")), -1), Err(OpError::NoKernel { .. })));
     let layer = PackedLinear::new(&random(&[3, 8], 4), None, Epilogue::None).expect("it fits");
     assert!(matches!(layer.run(&up(&x)), Err(OpError::Device { input: 1, .. })), "packed for the CPU");

@@ -14,6 +14,8 @@
 
 // A kernel: its name, the threads of its block, its parameters.
 #define KERNEL(name, threads, ...) extern "C" __global__ void __launch_bounds__(threads) name(__VA_ARGS__)
+// The same with registers for so many blocks at once on a processor.
+#define KERNEL_BESIDE(name, threads, blocks, ...) extern "C" __global__ void __launch_bounds__(threads, blocks) name(__VA_ARGS__)
 #define DEVICE static __device__ __forceinline__
 // A function of an object.
 #define MEMBER __device__ __forceinline__

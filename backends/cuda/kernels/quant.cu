@@ -1,8 +1,9 @@
 // Quantised weights: linear layers that take them apart in registers, and conversions between bytes and floats.
 //
-// An int8 weight is q scale[n]. An int4 weight is (q - zero) scale, in blocks of 32 along k, as ONNX Runtime's MatMulNBits
-// lays them out: the block's 16 bytes hold elements 2 i (low) and 2 i + 1 (high); a row of blocks has ceil(k / 32) of them;
-// scales are one a block; zero points are packed likewise, two a byte, ceil(blocks / 2) bytes a row, and are 8 if absent.
+// An int8 weight is q scale[n], or as an int4 one (q - zero) scale in blocks along k, as ONNX Runtime's MatMulNBits lays them
+// out: rows of whole blocks, a scale a block. A block of 4 bits is 32 << shape.shift weights, whose bytes hold elements 2 i
+// (low) and 2 i + 1 (high); zero points are packed likewise, two a byte, ceil(blocks / 2) bytes a row, and are 8 if absent. A
+// block of 8 bits is 16 << shape.shift bytes; zero points are bytes, and 128 if absent.
 //
 // `rows` kernels are for few rows of x, where reading the weights is all: a warp computes one output of up to four rows, 16
 // bytes of weights a lane at a time. `tiled` kernels are the product of gemm.cu over weights taken apart on their way into
@@ -111,18 +112,34 @@ template <class T, class F> DEVICE void many_rows(const T* x, const T* bias, con
     }
 FOR_FLOATS(INT8)
 
+// entries: linear_int8_blocks_{rows,tiled}_{f32,f16,bf16}
+// launch: block=256 grid=ceil(m / 4) * ceil(n / 8) (rows), ceil(m / 64) * ceil(n / 64) (tiled) shared=0 registers=168
+// args: x (m × k), weights (u8, aligned to 16 bytes), scales (of x's type), zeros (u8, may be null), bias (may be null),
+// residual (may be null), y, shape (Linear by value). As above.
+#define INT8_BLOCKS(T) \
+    KERNEL(linear_int8_blocks_rows_##T, 256, const T* x, const u8* weights, const T* scales, const u8* zeros, const T* bias, const T* residual, T* y, Linear shape) { \
+        const auto blocks = ByteBlocks<T>::of(weights, scales, zeros, shape.k, shape.shift); \
+        few_rows<4>( \
+            x, bias, residual, y, shape, [=](i64 n, i64 k0) { return blocks.whole(n, k0); }, [](i64) { return 1.0f; }); \
+    } \
+    KERNEL(linear_int8_blocks_tiled_##T, 256, const T* x, const u8* weights, const T* scales, const u8* zeros, const T* bias, const T* residual, T* y, Linear shape) { \
+        const auto blocks = ByteBlocks<T>::of(weights, scales, zeros, shape.k, shape.shift); \
+        many_rows(x, bias, residual, y, shape, [=](i64 n, i64 k0, int part, f32* w) { blocks.eight(n, k0 + part * 8, w); }); \
+    }
+FOR_FLOATS(INT8_BLOCKS)
+
 // entries: linear_int4_{rows,tiled}_{f32,f16,bf16}
 // launch: block=256 grid=ceil(m / 4) * ceil(n / 8) (rows), ceil(m / 64) * ceil(n / 64) (tiled) shared=0 registers=168
 // args: x (m × k), weights (u8, aligned to 16 bytes), scales (of x's type), zeros (u8, may be null), bias (may be null),
 // residual (may be null), y, shape (Linear by value). As above.
 #define INT4(T) \
     KERNEL(linear_int4_rows_##T, 256, const T* x, const u8* weights, const T* scales, const u8* zeros, const T* bias, const T* residual, T* y, Linear shape) { \
-        const Blocks<T> blocks{weights, scales, zeros, (shape.k + 31) / 32}; \
+        const auto blocks = Blocks<T>::of(weights, scales, zeros, shape.k, shape.shift); \
         few_rows<8>( \
             x, bias, residual, y, shape, [=](i64 n, i64 k0) { return blocks.whole(n, k0 / 32); }, [](i64) { return 1.0f; }); \
     } \
     KERNEL(linear_int4_tiled_##T, 256, const T* x, const u8* weights, const T* scales, const u8* zeros, const T* bias, const T* residual, T* y, Linear shape) { \
-        const Blocks<T> blocks{weights, scales, zeros, (shape.k + 31) / 32}; \
+        const auto blocks = Blocks<T>::of(weights, scales, zeros, shape.k, shape.shift); \
         many_rows(x, bias, residual, y, shape, [=](i64 n, i64 k0, int part, f32* w) { blocks.quarter(n, k0 / 32, part, w); }); \
     }
 FOR_FLOATS(INT4)
@@ -132,9 +149,9 @@ FOR_FLOATS(INT4)
 // args: weights (u8), scales, zeros (may be null), y (n × k), n, k.
 #define DEQUANTIZE_INT4(T) \
     KERNEL(dequantize_int4_##T, 256, const u8* weights, const T* scales, const u8* zeros, T* y, i64 n, i64 k) { \
-        const Blocks<T> blocks{weights, scales, zeros, (k + 31) / 32}; \
-        ROLLED for (i64 i = thread_of_grid(); i < n * blocks.count * 4; i += threads_of_grid()) { \
-            const i64 row = i / 4 / blocks.count, block = i / 4 % blocks.count, first = block * 32 + i % 4 * 8; \
+        const auto blocks = Blocks<T>::of(weights, scales, zeros, k, 0); \
+        ROLLED for (i64 i = thread_of_grid(); i < n * blocks.groups * 4; i += threads_of_grid()) { \
+            const i64 row = i / 4 / blocks.groups, block = i / 4 % blocks.groups, first = block * 32 + i % 4 * 8; \
             f32 w[8]; \
             blocks.quarter(row, block, static_cast<int>(i % 4), w); \
             UNROLL for (int j = 0; j < 8; j++) { \

@@ -40,30 +40,84 @@ struct Nibbles {
     }
 };
 
-// Blocks of 32 weights of 4 bits, `count` of them a row.
+// Rows of k weights of 4 bits, in blocks of 32 of which 2^shift share a scale; a row ends with whole scales.
 template <class T> struct Blocks {
     const u8* weights;
     const T* scales;
     const u8* zeros;
-    i64 count;
+    i64 groups;
+    int shift;
 
-    MEMBER f32 zero(i64 n, i64 block) const { return zeros ? static_cast<f32>(zeros[n * ((count + 1) / 2) + block / 2] >> block % 2 * 4 & 15) : 8.0f; }
+    DEVICE Blocks of(const u8* weights, const T* scales, const u8* zeros, i64 k, int shift) {
+        return {weights, scales, zeros, (k + (i64{32} << shift) - 1) >> (5 + shift), shift};
+    }
+    // Offsets are of 32 bits, which are enough for 2^37 weights and take half the registers.
+    MEMBER u32 at(i64 n, i64 group) const { return static_cast<u32>(n) * static_cast<u32>(groups) + static_cast<u32>(group); }
+    MEMBER f32 zero(i64 n, i64 group) const {
+        const u32 row = (static_cast<u32>(groups) + 1) / 2;
+        return zeros ? static_cast<f32>(zeros[static_cast<u32>(n) * row + static_cast<u32>(group) / 2] >> group % 2 * 4 & 15) : 8.0f;
+    }
+    MEMBER const u32* words(i64 n, i64 block) const { return reinterpret_cast<const u32*>(weights) + (n * (groups << shift) + block) * 4; }
     MEMBER Nibbles whole(i64 n, i64 block) const {
-        const i64 at = n * count + block;
-        return {load<4>(reinterpret_cast<const u32*>(weights + at * 16)), 8388608.0f + zero(n, block), to_f32(scales[at])};
+        const i64 group = block >> shift;
+        return {load<4>(words(n, block)), 8388608.0f + zero(n, group), to_f32(scales[at(n, group)])};
     }
     // Weights 8 part and on.
     MEMBER void quarter(i64 n, i64 block, int part, f32* w) const {
-        const i64 at = n * count + block;
-        const Nibbles nibbles{{}, 8388608.0f + zero(n, block), to_f32(scales[at])};
-        nibbles.apart(reinterpret_cast<const u32*>(weights + at * 16)[part], w);
+        const i64 group = block >> shift;
+        const Nibbles nibbles{{}, 8388608.0f + zero(n, group), to_f32(scales[at(n, group)])};
+        nibbles.apart(words(n, block)[part], w);
+    }
+};
+
+// Sixteen weights of 8 bits. less = 2^23 + zero.
+struct Octets {
+    Pack<u32, 4> words;
+    f32 less, scale;
+    // Four weights of a word, as (q - zero) scale.
+    MEMBER void apart(u32 word, f32* w) const {
+        UNROLL for (int i = 0; i < 4; i++) w[i] = (lifted(word >> 8 * i & 255u) - less) * scale;
+    }
+};
+
+// Rows of k weights of 8 bits, in blocks of 16 of which 2^shift share a scale; a row ends with whole scales.
+template <class T> struct ByteBlocks {
+    const u8* weights;
+    const T* scales;
+    const u8* zeros;
+    i64 groups;
+    int shift;
+
+    DEVICE ByteBlocks of(const u8* weights, const T* scales, const u8* zeros, i64 k, int shift) {
+        return {weights, scales, zeros, (k + (i64{16} << shift) - 1) >> (4 + shift), shift};
+    }
+    MEMBER i64 pitch() const { return groups << (4 + shift); }
+    // From element k0 on, a multiple of 8; the words are the caller's.
+    MEMBER Octets factors(i64 n, i64 k0) const {
+        const i64 at = n * groups + (k0 >> (4 + shift));
+        return {{}, 8388608.0f + (zeros ? static_cast<f32>(zeros[at]) : 128.0f), to_f32(scales[at])};
+    }
+    // Weights k0 and on, a multiple of 16.
+    MEMBER Octets whole(i64 n, i64 k0) const {
+        Octets run = factors(n, k0);
+        run.words = load<4>(reinterpret_cast<const u32*>(weights + n * pitch() + k0));
+        return run;
+    }
+    // Eight weights from k0 on, a multiple of 8.
+    MEMBER void eight(i64 n, i64 k0, f32* w) const {
+        if (k0 >= pitch()) return;
+        const Octets run = factors(n, k0);
+        const auto words = load<2>(reinterpret_cast<const u32*>(weights + n * pitch() + k0));
+        run.apart(words.at[0], w);
+        run.apart(words.at[1], w + 4);
     }
 };
 
 // The rest of a linear layer: y = activation(sum + bias) + residual.
 struct Linear {
     i64 m, n, k;
-    i32 activation, reserved;
+    i32 activation;
+    i32 shift;  // where scales are for blocks: for 32 << shift weights of 4 bits, 16 << shift of 8
     f32 alpha, beta;
 };
 

@@ -16,8 +16,8 @@ constexpr int THREADS = 128, BLOCK_K = 32;
 // args: x (m × k), weights (u8, aligned to 16 bytes), scales (of x's type), zeros (u8, may be null), bias (may be null),
 // residual (may be null), y, shape (Linear by value). y may be `residual`.
 #define INT4(T) \
-    KERNEL(linear_int4_tensor_##T, 128, const T* x, const u8* weights, const T* scales, const u8* zeros, const T* bias, const T* residual, T* y, Linear shape) { \
-        by_fragments(x, Blocks<T>{weights, scales, zeros, (shape.k + 31) / 32}, bias, residual, y, shape); \
+    KERNEL_BESIDE(linear_int4_tensor_##T, 128, 4, const T* x, const u8* weights, const T* scales, const u8* zeros, const T* bias, const T* residual, T* y, Linear shape) { \
+        by_fragments(x, Blocks<T>::of(weights, scales, zeros, shape.k, shape.shift), bias, residual, y, shape); \
     }
 
 template <class T> DEVICE void by_fragments(const T* x, const Blocks<T>& blocks, const T* bias, const T* residual, T* y, const Linear& s) {
@@ -31,7 +31,7 @@ template <class T> DEVICE void by_fragments(const T* x, const Blocks<T>& blocks,
     ROLLED for (i64 tile = blockIdx.x; tile < down * across; tile += gridDim.x) {
         const i64 m0 = tile / across * TILE_M, n0 = tile % across * TILE_N;
         f32 sum[TILES][4] = {};
-        ROLLED for (i64 block = 0; block < blocks.count; block++) {
+        ROLLED for (i64 block = 0; block * BLOCK_K < s.k; block++) {
             bring_halves<TILE_M, BLOCK_K, THREADS>(rows, x, s.k, m0, s.m, block * BLOCK_K, s.k);
             __syncthreads();
             u32 a[2][4];

@@ -28,6 +28,7 @@
     static const char name##_key = 0;            \
     name##_shape& name = *static_cast<name##_shape*>(shim::shared(&name##_key, sizeof(name##_shape)))
 #define DYN_SHARED(type, name) type* const name = static_cast<type*>(shim::dynamic_shared())
+#define KERNEL_BESIDE(name, threads, blocks, ...) KERNEL(name, threads, __VA_ARGS__)
 #define KERNEL(name, threads, ...)                                          \
     extern "C" void name(__VA_ARGS__);                                      \
     namespace {                                                             \

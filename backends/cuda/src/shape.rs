@@ -168,7 +168,8 @@ pub(crate) struct Linear {
     pub(crate) n: i64,
     pub(crate) k: i64,
     pub(crate) activation: i32,
-    pub(crate) reserved: i32,
+    /// Where scales are for blocks: for 32 << shift weights of 4 bits, 16 << shift of 8.
+    pub(crate) shift: i32,
     pub(crate) alpha: f32,
     pub(crate) beta: f32,
 }

@@ -29,7 +29,7 @@ pub enum BlockBits {
 
 impl BlockBits {
     /// Bytes of a block of one column.
-    pub(crate) fn bytes(self) -> usize {
+    pub fn bytes_of_block(self) -> usize {
         match self {
             BlockBits::Eight => BLOCK,
             BlockBits::Four => BLOCK / 2,
@@ -86,7 +86,7 @@ impl BlockCodes {
 
     fn zeroed(level: Level, bits: BlockBits, k: usize, n: usize) -> Result<Self, GemmError> {
         let width = panel_width(level);
-        let bytes = zeroed(k.div_ceil(BLOCK), n, width, bits.bytes())?;
+        let bytes = zeroed(k.div_ceil(BLOCK), n, width, bits.bytes_of_block())?;
         Ok(Self { bits, bytes, k, n, width })
     }
 
@@ -96,7 +96,7 @@ impl BlockCodes {
 
     /// Where the block of row `i` and column `j` begins in bytes, and the column in its panel.
     fn place(&self, i: usize, j: usize) -> (usize, usize) {
-        ((j / self.width * self.blocks() + i / BLOCK) * self.width * self.bits.bytes(), j % self.width)
+        ((j / self.width * self.blocks() + i / BLOCK) * self.width * self.bits.bytes_of_block(), j % self.width)
     }
 
     fn set(&mut self, i: usize, j: usize, q: i8) {

@@ -170,7 +170,7 @@ fn widen<S: Tile>(s: S, b: &Blocks<'_>, p: usize, panel: &mut [f32]) {
 /// The integers of a block of a panel.
 #[inline(always)]
 fn block_of<'a, S: Tile>(b: &Blocks<'a>, p: usize, block: usize) -> &'a [u8] {
-    let bytes = b.codes.bits.bytes() * S::NR;
+    let bytes = b.codes.bits.bytes_of_block() * S::NR;
     &b.codes.bytes.as_ref()[(p * b.codes.blocks() + block) * bytes..][..bytes]
 }
 

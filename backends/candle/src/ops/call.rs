@@ -42,6 +42,7 @@ impl<'a> Arg<'a> {
     }
 
     /// Candle's tensor, if it is one.
+    #[cfg(feature = "cuda")]
     pub(crate) fn tensor(&self) -> Option<&'a Tensor> {
         match self {
             Arg::Tensor(t) | Arg::Reshaped(t, _) | Arg::Truth(t) => Some(t),

@@ -139,12 +139,10 @@ impl Call<'_> {
 
     fn launched(&self, device: &CudaDevice, given: Vec<Option<Given<'_>>>, outputs: usize) -> Result<Vec<(CudaStorage, Shape)>, OpError> {
         let specs: Vec<Option<Spec>> = given.iter().map(|g| g.as_ref().map(|g| Spec::row_major(g.dtype, g.shape))).collect();
-        let wanted = self.infer(&specs, outputs)?;
         let guest = Guest::on(&device.cuda_stream()).map_err(|e| self.failed(e))?;
-        let mut made = Vec::with_capacity(wanted.len());
-        for w in &wanted {
-            let Wanted::Planned(spec) = w else { continue };
-            made.push((self.room(&guest, device, spec)?, *spec));
+        let mut made = Vec::with_capacity(outputs);
+        for spec in self.results(&specs, outputs)? {
+            made.push((self.room(&guest, device, &spec)?, spec));
         }
         let mut inputs = Vec::with_capacity(given.len());
         for g in &given {
@@ -159,6 +157,18 @@ impl Call<'_> {
         }
         drop((places, inputs));
         Ok(made.into_iter().map(|(storage, spec)| (storage, *spec.shape())).collect())
+    }
+
+    /// The outputs' types and shapes. Where all floats are halves of one type, as if they were f32: the device has kernels where the CPU
+    /// has none.
+    fn results(&self, specs: &[Option<Spec>], outputs: usize) -> Result<Vec<Spec>, OpError> {
+        let floats = || specs.iter().flatten().map(|s| s.dtype).filter(|d| d.is_float());
+        let half = floats().next().filter(|d| matches!(d, DType::F16 | DType::BF16) && floats().all(|other| other == *d));
+        let exchanged = |dtype, from, to| if Some(dtype) == from { to } else { dtype };
+        let wide: Vec<Option<Spec>> = specs.iter().map(|s| s.map(|s| Spec { dtype: exchanged(s.dtype, half, DType::F32), ..s })).collect();
+        let planned = |w: Wanted| if let Wanted::Planned(spec) = w { Some(spec) } else { None };
+        let made = self.infer(&wide, outputs)?.into_iter().filter_map(planned);
+        Ok(made.map(|s| Spec { dtype: half.map_or(s.dtype, |half| exchanged(s.dtype, Some(DType::F32), half)), ..s }).collect())
     }
 
     /// Memory of Candle's for an output.

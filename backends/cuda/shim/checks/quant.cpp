@@ -13,7 +13,16 @@ template <class T, class K> static void int8(Chance& chance, K kernel, const cha
 
 template <class T, class K> static void int4(Chance& chance, K kernel, const char* name, i64 most_m) {
     Layer<T> l(chance, most_m);
-    Int4<T> w(chance, l.s.n, l.s.k);
+    l.s.shift = static_cast<i32>(chance.integer(0, 3));
+    Int4<T> w(chance, l.s.n, l.s.k, l.s.shift);
+    start(kernel, name, chance.integer(1, 5), 256, 0, l.x.data(), w.weights.data(), w.scales.data(), w.zero_data(), l.bias_data(), l.residual_data(), l.y.data(), l.s);
+    l.verify(name, [&](i64 n, i64 k) { return w(n, k); });
+}
+
+template <class T, class K> static void int8_blocks(Chance& chance, K kernel, const char* name, i64 most_m) {
+    Layer<T> l(chance, most_m);
+    l.s.shift = static_cast<i32>(chance.integer(0, 4));
+    Narrow<T, 8> w(chance, l.s.n, l.s.k, i64{16} << l.s.shift);
     start(kernel, name, chance.integer(1, 5), 256, 0, l.x.data(), w.weights.data(), w.scales.data(), w.zero_data(), l.bias_data(), l.residual_data(), l.y.data(), l.s);
     l.verify(name, [&](i64 n, i64 k) { return w(n, k); });
 }
@@ -22,6 +31,8 @@ CHECK(linear_layers_of_few_bits) {
 #define FEW_BITS(T) \
     int8<T>(chance, linear_int8_rows_##T, "linear_int8_rows_" #T, 6); \
     int8<T>(chance, linear_int8_tiled_##T, "linear_int8_tiled_" #T, 80); \
+    int8_blocks<T>(chance, linear_int8_blocks_rows_##T, "linear_int8_blocks_rows_" #T, 6); \
+    int8_blocks<T>(chance, linear_int8_blocks_tiled_##T, "linear_int8_blocks_tiled_" #T, 80); \
     int4<T>(chance, linear_int4_rows_##T, "linear_int4_rows_" #T, 6); \
     int4<T>(chance, linear_int4_tiled_##T, "linear_int4_tiled_" #T, 80);
     FOR_FLOATS(FEW_BITS)

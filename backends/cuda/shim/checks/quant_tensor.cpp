@@ -5,7 +5,8 @@
 
 template <class T, class K> static void int4(Chance& chance, K kernel, const char* name) {
     Layer<T> l(chance, 100);
-    Int4<T> w(chance, l.s.n, l.s.k);
+    l.s.shift = static_cast<i32>(chance.integer(0, 3));
+    Int4<T> w(chance, l.s.n, l.s.k, l.s.shift);
     start(kernel, name, chance.integer(1, 5), 128, 0, l.x.data(), w.weights.data(), w.scales.data(), w.zero_data(), l.bias_data(), l.residual_data(), l.y.data(), l.s);
     // The reference's weights are rounded as the kernel's are.
     l.verify(name, [&](i64 n, i64 k) { return value(element<T>(w(n, k))); });

@@ -5,12 +5,13 @@ use crate::{
     call::{Argument, Calls},
     shape,
 };
-use millstream_gemm::Activation;
+use millstream_gemm::{Activation, BlockBits};
 use millstream_graph::{InferCx, Op};
 use millstream_ops::quantize::{
     dequantize_linear::DequantizeLinear,
     dynamic_quantize_linear::DynamicQuantizeLinear,
     fused_matmul_integer::{BIAS, FusedMatMulInteger, RESIDUAL, SCALE},
+    mat_mul_n_bits::{self, MatMulNBits},
     quantize_linear::QuantizeLinear,
 };
 use millstream_tensor::DType;
@@ -18,11 +19,15 @@ use millstream_tensor::DType;
 /// Rows up to which reading the weights is all that a layer costs.
 const FEW_ROWS: usize = 8;
 
+/// Rows and columns that a block computes of a layer of more.
+const TILE: usize = 64;
+
 pub(super) fn knows(op: &dyn Op) -> bool {
     op.downcast_ref::<QuantizeLinear>().is_some()
         || op.downcast_ref::<DequantizeLinear>().is_some()
         || op.downcast_ref::<DynamicQuantizeLinear>().is_some()
         || op.downcast_ref::<FusedMatMulInteger>().is_some()
+        || op.downcast_ref::<MatMulNBits>().is_some()
 }
 
 /// With a scale and a zero point that the data tell: outputs beside the first, or memory where nobody reads those.
@@ -80,20 +85,61 @@ fn layer(site: &Site<'_>, op: &FusedMatMulInteger) -> Option<Calls> {
     }
     let residual = op.has_residual();
     let (activation, alpha, beta) = super::activation(if residual { Activation::None } else { op.activation() })?;
-    let shape = shape::Linear { m: m as i64, n: n as i64, k: k as i64, activation, reserved: 0, alpha, beta };
+    let shape = shape::Linear { m: m as i64, n: n as i64, k: k as i64, activation, shift: 0, alpha, beta };
     let last = if residual { Argument::Input(RESIDUAL, 0) } else { Argument::Null };
     let arguments = vec![floats(), Argument::Turned(1), scale, optional(BIAS), last, Argument::Output(0, 0), Argument::structure(&shape)];
-    let (name, blocks) = if m <= FEW_ROWS { ("rows", m.div_ceil(4) * n.div_ceil(8)) } else { ("tiled", m.div_ceil(64) * n.div_ceil(64)) };
-    let calls = calls.call(format!("linear_int8_{name}_f32"), blocks, 1, arguments);
-    if !residual || op.activation() == Activation::None {
-        return Some(calls);
+    let (name, blocks) = layer_grid(m, n);
+    finished(calls.call(format!("linear_int8_{name}_f32"), blocks, 1, arguments), y, residual, op.activation())
+}
+
+/// Blocks of a layer of m rows and n columns by the kernels for few or many rows, and their names.
+fn layer_grid(m: usize, n: usize) -> (&'static str, usize) {
+    if m <= FEW_ROWS { ("rows", m.div_ceil(4) * n.div_ceil(8)) } else { ("tiled", m.div_ceil(TILE) * n.div_ceil(TILE)) }
+}
+
+/// A layer with weights of 4 or 8 bits in blocks, which kernels read as they are. Halves with many rows take tensor cores.
+fn narrow_layer(site: &Site<'_>, op: &MatMulNBits) -> Option<Calls> {
+    let (y, [k, n]) = (site.output()?, op.dims());
+    let float = float(y.dtype)?;
+    let is_float = |i: usize| site.input(i).is_none_or(|s| s.dtype == y.dtype);
+    let (bits, least) = match op.bits() {
+        BlockBits::Four => (4, 32),
+        BlockBits::Eight => (8, 16),
+    };
+    if !op.block().is_power_of_two()
+        || op.block() < least
+        || ![0, mat_mul_n_bits::SCALES, mat_mul_n_bits::BIAS, mat_mul_n_bits::RESIDUAL].into_iter().all(is_float)
+    {
+        return None;
     }
-    finished(calls, y, true, op.activation())
+    let residual = op.has_residual();
+    let (activation, alpha, beta) = super::activation(if residual { Activation::None } else { op.activation() })?;
+    let m = y.shape().elements() / n;
+    let shift = (op.block() / least).trailing_zeros() as i32;
+    let shape = shape::Linear { m: m as i64, n: n as i64, k: k as i64, activation, shift, alpha, beta };
+    let optional = |i: usize| if site.input(i).is_some() { Argument::Input(i, 0) } else { Argument::Null };
+    let mut arguments = vec![Argument::Input(0, 0), Argument::Input(1, 0), Argument::Input(mat_mul_n_bits::SCALES, 0)];
+    arguments.extend([optional(mat_mul_n_bits::ZEROS), optional(mat_mul_n_bits::BIAS)]);
+    arguments.extend([
+        if residual { Argument::Input(mat_mul_n_bits::RESIDUAL, 0) } else { Argument::Null },
+        Argument::Output(0, 0),
+        Argument::structure(&shape),
+    ]);
+    let (how, blocks) = layer_grid(m, n);
+    let name = match (bits, how) {
+        (4, "tiled") if float != "f32" => format!("linear_int4_tensor_{float}"),
+        (4, _) => format!("linear_int4_{how}_{float}"),
+        _ => format!("linear_int8_blocks_{how}_{float}"),
+    };
+    finished(Calls::new().call(name, blocks, 1, arguments), y, residual, op.activation())
 }
 
 pub(super) fn select(site: &Site<'_>) -> Option<Calls> {
     if let Some(op) = site.op.downcast_ref::<FusedMatMulInteger>() {
         return layer(site, op);
+    }
+    if let Some(op) = site.op.downcast_ref::<MatMulNBits>() {
+        return narrow_layer(site, op);
     }
     let quantise = site.op.downcast_ref::<QuantizeLinear>();
     let granularity = match quantise {
