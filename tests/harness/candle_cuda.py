@@ -27,8 +27,6 @@ def check(compiler, driver):
         CUDA_HOME=str(folder),
         CUDA_COMPUTE_CAP="80",
         LD_LIBRARY_PATH=os.pathsep.join(paths),
-        # Candle with another set of features: kept apart, so that neither is compiled again.
-        CARGO_TARGET_DIR=str(target("candle-cuda").resolve()),
     )
     run("cargo", "test", "--locked", "-p", "millstream-candle", "--features", "cuda", "--test", "cuda", env=env)
 

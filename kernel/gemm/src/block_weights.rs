@@ -170,13 +170,22 @@ impl<T: bytemuck::Pod> BlockGroups<T> {
 
     /// The number of row `i` and column `j`.
     pub fn at(&self, i: usize, j: usize) -> T {
-        self.panel(j / self.width, i)[j % self.width]
+        self.numbers()[(j / self.width * self.groups + i / self.group) * self.width + j % self.width]
     }
 
-    /// The numbers of row `i` in panel `p` and behind.
-    #[inline(always)]
-    pub(crate) fn panel(&self, p: usize, i: usize) -> &[T] {
-        &bytemuck::cast_slice::<u8, T>(self.bytes.as_ref())[(p * self.groups + i / self.group) * self.width..]
+    /// All numbers, panel by panel, group by group.
+    pub(crate) fn numbers(&self) -> &[T] {
+        bytemuck::cast_slice(self.bytes.as_ref())
+    }
+
+    /// How many groups a panel has.
+    pub(crate) fn groups(&self) -> usize {
+        self.groups
+    }
+
+    /// The group of row `i`.
+    pub(crate) fn group_of(&self, i: usize) -> usize {
+        i / self.group
     }
 
     /// Bytes of memory.

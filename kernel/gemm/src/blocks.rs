@@ -117,61 +117,101 @@ fn shifted<'a>(epilogue: &Epilogue<'a>, col: usize) -> Epilogue<'a> {
     Epilogue { bias_cols: epilogue.bias_cols.map(behind), residual: epilogue.residual.map(|r| Residual { data: behind(r.data), ..r }), ..*epilogue }
 }
 
-/// What turns the integers of one vector of columns into weights, for the upper and the lower half of a block.
+/// The parts of a weight as kernels read them.
+#[derive(Clone, Copy)]
+struct Parts<'a> {
+    bits: BlockBits,
+    blocks: usize,
+    codes: &'a [u8],
+    groups: usize,
+    scales: &'a [f32],
+    /// Empty without zero points.
+    zeros: &'a [i8],
+}
+
+impl<'a> Parts<'a> {
+    fn of(b: &Blocks<'a>) -> Self {
+        let zeros = b.zeros.map_or(&[][..], |zeros| zeros.numbers());
+        Parts { bits: b.codes.bits, blocks: b.codes.blocks(), codes: b.codes.bytes.as_ref(), groups: b.scales.groups(), scales: b.scales.numbers(), zeros }
+    }
+
+    /// The integers of a block of panel `p`.
+    #[inline(always)]
+    fn block<S: Tile>(&self, p: usize, block: usize) -> &'a [u8] {
+        let bytes = self.bits.bytes_of_block() * S::NR;
+        &self.codes[(p * self.blocks + block) * bytes..][..bytes]
+    }
+}
+
+/// The groups of the upper and the lower half of a block. Rows past the last have no weight, whatever their scale.
+#[inline(always)]
+fn groups_of(b: &Blocks<'_>, block: usize) -> [usize; 2] {
+    let last = b.scales.groups().saturating_sub(1);
+    [b.scales.group_of(block * BLOCK).min(last), b.scales.group_of(block * BLOCK + BLOCK / 2).min(last)]
+}
+
+/// What turns the integers of one vector of columns into weights.
 #[derive(Clone, Copy)]
 struct Factors<S: Tile> {
-    scale: [S::F32; 2],
-    zero: [S::I32; 2],
+    scale: S::F32,
+    zero: S::I32,
 }
 
 impl<S: Tile> Factors<S> {
-    /// Those of panel `p`, block `block`, columns from `v` on.
+    /// Those of a group of panel `p`, columns from `v` on.
     #[inline(always)]
-    fn new(s: S, b: &Blocks<'_>, p: usize, block: usize, v: usize) -> Self {
-        let lanes = S::F32::LANES;
-        let half = |h: usize| block * BLOCK + h * BLOCK / 2;
-        // The second half of the last block may lie past the last group.
-        let row = |h: usize| if half(h) < b.codes.k { half(h) } else { half(0) };
-        let scale = |h: usize| S::F32::load(s, &b.scales.panel(p, row(h))[v..]);
-        let zero = |h: usize| match b.zeros {
-            Some(zeros) => S::I32::load_i8(s, &zeros.panel(p, row(h))[v..v + lanes]),
-            None => S::I32::splat(s, i32::from(b.codes.bits.middle())),
-        };
-        Factors { scale: [scale(0), scale(1)], zero: [zero(0), zero(1)] }
+    fn new<const ZEROS: bool>(s: S, parts: &Parts<'_>, p: usize, group: usize, v: usize) -> Self {
+        let at = (p * parts.groups + group) * S::NR + v;
+        let zero = if ZEROS { S::I32::load_i8(s, &parts.zeros[at..][..S::F32::LANES]) } else { S::I32::splat(s, i32::from(parts.bits.middle())) };
+        Factors { scale: S::F32::load(s, &parts.scales[at..]), zero }
     }
 
-    /// The weights of these integers, which lie in half `h`.
+    /// The weights of these integers.
     #[inline(always)]
-    fn apply(&self, q: S::I32, h: usize) -> S::F32 {
-        (q - self.zero[h]).to_f32() * self.scale[h]
+    fn apply(&self, q: S::I32) -> S::F32 {
+        (q - self.zero).to_f32() * self.scale
     }
 }
 
 /// Writes the rows of a panel as floats.
 #[inline(always)]
 fn widen<S: Tile>(s: S, b: &Blocks<'_>, p: usize, panel: &mut [f32]) {
-    let (lanes, low) = (S::F32::LANES, S::I32::splat(s, 15));
-    for (block, rows) in panel.chunks_mut(BLOCK * S::NR).enumerate() {
-        let bytes = block_of::<S>(b, p, block);
-        for v in (0..S::NR).step_by(lanes) {
-            let factors = Factors::<S>::new(s, b, p, block, v);
-            for (i, row) in rows.chunks_exact_mut(S::NR).enumerate() {
-                let q = match b.codes.bits {
-                    BlockBits::Eight => S::I32::load_i8(s, bytemuck::cast_slice(&bytes[i * S::NR + v..][..lanes])),
-                    BlockBits::Four if i < BLOCK / 2 => S::I32::load_u8(s, &bytes[i * S::NR + v..]) & low,
-                    BlockBits::Four => S::I32::load_u8(s, &bytes[(i - BLOCK / 2) * S::NR + v..]).shr_logical(4),
-                };
-                factors.apply(q, i / (BLOCK / 2)).store(&mut row[v..]);
-            }
-        }
+    match b.zeros {
+        None => widen_panel::<S, false>(s, b, p, panel),
+        Some(_) => widen_panel::<S, true>(s, b, p, panel),
     }
 }
 
-/// The integers of a block of a panel.
 #[inline(always)]
-fn block_of<'a, S: Tile>(b: &Blocks<'a>, p: usize, block: usize) -> &'a [u8] {
-    let bytes = b.codes.bits.bytes_of_block() * S::NR;
-    &b.codes.bytes.as_ref()[(p * b.codes.blocks() + block) * bytes..][..bytes]
+fn widen_panel<S: Tile, const ZEROS: bool>(s: S, b: &Blocks<'_>, p: usize, panel: &mut [f32]) {
+    let (parts, lanes) = (Parts::of(b), S::F32::LANES);
+    for (block, rows) in panel.chunks_mut(BLOCK * S::NR).enumerate() {
+        let (bytes, groups) = (parts.block::<S>(p, block), groups_of(b, block));
+        for v in (0..S::NR).step_by(lanes) {
+            for (half, (rows, group)) in rows.chunks_mut(BLOCK / 2 * S::NR).zip(groups).enumerate() {
+                let factors = Factors::new::<ZEROS>(s, &parts, p, group, v);
+                match (parts.bits, half) {
+                    (BlockBits::Eight, _) => {
+                        for (row, q) in rows.chunks_exact_mut(S::NR).zip(bytes[half * BLOCK / 2 * S::NR..].chunks_exact(S::NR)) {
+                            let q = S::I32::load_i8(s, bytemuck::cast_slice(&q[v..v + lanes]));
+                            let w = if ZEROS { factors.apply(q) } else { q.to_f32() * factors.scale };
+                            w.store(&mut row[v..]);
+                        }
+                    }
+                    (BlockBits::Four, 0) => {
+                        for (row, q) in rows.chunks_exact_mut(S::NR).zip(bytes.chunks_exact(S::NR)) {
+                            factors.apply(S::I32::load_u8(s, &q[v..]) & S::I32::splat(s, 15)).store(&mut row[v..]);
+                        }
+                    }
+                    (BlockBits::Four, _) => {
+                        for (row, q) in rows.chunks_exact_mut(S::NR).zip(bytes.chunks_exact(S::NR)) {
+                            factors.apply(S::I32::load_u8(s, &q[v..]).shr_logical(4)).store(&mut row[v..]);
+                        }
+                    }
+                }
+            }
+        }
+    }
 }
 
 /// One or two rows against the weights of a tile's columns.
@@ -203,24 +243,40 @@ fn few<S: Tile>(s: S, a: &[f32], b: &Blocks<'_>, mut tile: TileMut<'_, f32>, epi
 /// One row against `P` panels.
 #[inline(always)]
 fn abreast<S: Tile, const P: usize>(s: S, x: &[f32], b: &Blocks<'_>, p: usize, out: &mut [f32]) {
-    let lanes = S::F32::LANES;
+    match (b.codes.bits, b.zeros) {
+        (BlockBits::Eight, None) => sums::<S, P, false, false>(s, x, b, p, out),
+        (BlockBits::Eight, Some(_)) => sums::<S, P, false, true>(s, x, b, p, out),
+        (BlockBits::Four, None) => sums::<S, P, true, false>(s, x, b, p, out),
+        (BlockBits::Four, Some(_)) => sums::<S, P, true, true>(s, x, b, p, out),
+    }
+}
+
+#[inline(always)]
+fn sums<S: Tile, const P: usize, const FOUR: bool, const ZEROS: bool>(s: S, x: &[f32], b: &Blocks<'_>, p: usize, out: &mut [f32]) {
+    let (lanes, parts) = (S::F32::LANES, Parts::of(b));
     for v in (0..S::NR).step_by(2 * lanes) {
-        let halves = if v + lanes < S::NR { 2 } else { 1 };
+        let vectors = if v + lanes < S::NR { 2 } else { 1 };
         let mut sums = [[S::F32::splat(s, 0.0); 2]; P];
         for (block, x) in x.chunks(BLOCK).enumerate() {
+            let groups = groups_of(b, block);
             for (panel, sums) in sums.iter_mut().enumerate() {
-                let data = block_of::<S>(b, p + panel, block);
-                let factors = |v| Factors::<S>::new(s, b, p + panel, block, v);
-                let factors = [factors(v), factors(if halves == 2 { v + lanes } else { v })];
-                match (b.codes.bits, b.zeros) {
-                    (BlockBits::Eight, None) => dot_bytes::<S, false>(s, x, data, v, halves, &factors, sums),
-                    (BlockBits::Eight, Some(_)) => dot_bytes::<S, true>(s, x, data, v, halves, &factors, sums),
-                    (BlockBits::Four, _) => dot_halves::<S>(s, x, data, v, halves, &factors, sums),
+                let data = parts.block::<S>(p + panel, block);
+                // A byte holds weight i in its lower half, i + 16 in its upper one: two loops, because a chain's order is that of the weights.
+                let (lower, upper) = x.split_at(x.len().min(BLOCK / 2));
+                let factors = both::<S, ZEROS>(s, &parts, p + panel, groups[0], v, vectors);
+                match FOUR {
+                    true => dot_nibbles::<S, false>(s, lower, data, v, vectors, &factors, sums),
+                    false => dot_bytes::<S, ZEROS>(s, lower, data, v, vectors, &factors, sums),
+                }
+                let factors = both::<S, ZEROS>(s, &parts, p + panel, groups[1], v, vectors);
+                match FOUR {
+                    true => dot_nibbles::<S, true>(s, upper, data, v, vectors, &factors, sums),
+                    false => dot_bytes::<S, ZEROS>(s, upper, &data[BLOCK / 2 * S::NR..], v, vectors, &factors, sums),
                 }
             }
         }
         for (panel, sums) in sums.iter().enumerate() {
-            for (h, sum) in sums.iter().enumerate().take(halves) {
+            for (h, sum) in sums.iter().enumerate().take(vectors) {
                 let from = panel * S::NR + v + h * lanes;
                 if from < out.len() {
                     let to = lanes.min(out.len() - from);
@@ -231,38 +287,35 @@ fn abreast<S: Tile, const P: usize>(s: S, x: &[f32], b: &Blocks<'_>, p: usize, o
     }
 }
 
+/// The factors of one or two vectors of columns.
 #[inline(always)]
-fn dot_bytes<S: Tile, const ZEROS: bool>(s: S, x: &[f32], data: &[u8], v: usize, halves: usize, factors: &[Factors<S>; 2], sums: &mut [S::F32; 2]) {
+fn both<S: Tile, const ZEROS: bool>(s: S, parts: &Parts<'_>, p: usize, group: usize, v: usize, vectors: usize) -> [Factors<S>; 2] {
+    let next = if vectors == 2 { v + S::F32::LANES } else { v };
+    [Factors::new::<ZEROS>(s, parts, p, group, v), Factors::new::<ZEROS>(s, parts, p, group, next)]
+}
+
+#[inline(always)]
+fn dot_bytes<S: Tile, const ZEROS: bool>(s: S, x: &[f32], data: &[u8], v: usize, vectors: usize, factors: &[Factors<S>; 2], sums: &mut [S::F32; 2]) {
     let lanes = S::F32::LANES;
-    for (half, (x, data)) in x.chunks(BLOCK / 2).zip(data.chunks_exact(BLOCK / 2 * S::NR)).enumerate() {
-        for (&x, q) in x.iter().zip(data.chunks_exact(S::NR)) {
-            let x = S::F32::splat(s, x);
-            for h in 0..halves {
-                let q = S::I32::load_i8(s, bytemuck::cast_slice(&q[v + h * lanes..][..lanes]));
-                let w = if ZEROS { factors[h].apply(q, half) } else { q.to_f32() * factors[h].scale[half] };
-                sums[h] = x.mul_add(w, sums[h]);
-            }
+    for (&x, q) in x.iter().zip(data.chunks_exact(S::NR)) {
+        let x = S::F32::splat(s, x);
+        for h in 0..vectors {
+            let q = S::I32::load_i8(s, bytemuck::cast_slice(&q[v + h * lanes..][..lanes]));
+            let w = if ZEROS { factors[h].apply(q) } else { q.to_f32() * factors[h].scale };
+            sums[h] = x.mul_add(w, sums[h]);
         }
     }
 }
 
 #[inline(always)]
-fn dot_halves<S: Tile>(s: S, x: &[f32], data: &[u8], v: usize, halves: usize, factors: &[Factors<S>; 2], sums: &mut [S::F32; 2]) {
+fn dot_nibbles<S: Tile, const UPPER: bool>(s: S, x: &[f32], data: &[u8], v: usize, vectors: usize, factors: &[Factors<S>; 2], sums: &mut [S::F32; 2]) {
     let (lanes, low) = (S::F32::LANES, S::I32::splat(s, 15));
-    // A byte holds weight i in its lower half, i + 16 in its upper one: two loops, because a chain's order is that of the weights.
-    let (lower, upper) = x.split_at(x.len().min(BLOCK / 2));
-    for (&x, q) in lower.iter().zip(data.chunks_exact(S::NR)) {
+    for (&x, q) in x.iter().zip(data.chunks_exact(S::NR)) {
         let x = S::F32::splat(s, x);
-        for h in 0..halves {
-            let q = S::I32::load_u8(s, &q[v + h * lanes..][..lanes]) & low;
-            sums[h] = x.mul_add(factors[h].apply(q, 0), sums[h]);
-        }
-    }
-    for (&x, q) in upper.iter().zip(data.chunks_exact(S::NR)) {
-        let x = S::F32::splat(s, x);
-        for h in 0..halves {
-            let q = S::I32::load_u8(s, &q[v + h * lanes..][..lanes]).shr_logical(4);
-            sums[h] = x.mul_add(factors[h].apply(q, 1), sums[h]);
+        for h in 0..vectors {
+            let q = S::I32::load_u8(s, &q[v + h * lanes..][..lanes]);
+            let q = if UPPER { q.shr_logical(4) } else { q & low };
+            sums[h] = x.mul_add(factors[h].apply(q), sums[h]);
         }
     }
 }

@@ -11,8 +11,8 @@
 //! | linear layer | [`PackedLinear`] | `PackedLinear` (1), and [`candle_core::Module`] |
 //! | linear layer with 8 or 4 bits a weight | [`QuantisedLinear`] | `QuantisedLinear` (1), and `Module` |
 //!
-//! All run on the CPU, on the threads of [`workers`](crate::workers) and the best instructions of the machine; a tensor on another device is
-//! [`OpError::Device`]. Tensors may lie strided: they are made dense first. None has a backward pass (`apply_op1_no_bwd` and its kin).
+//! All run on the CPU, on the threads of [`workers`](crate::workers) and the best instructions of the machine, and with the feature `cuda` on Candle's CUDA
+//! devices, in their streams; a tensor on another device is [`OpError::Device`]. Tensors may lie strided: they are made dense first. None has a backward pass (`apply_op1_no_bwd` and its kin).
 //! Results do not depend on the number of threads.
 //!
 //! ```
