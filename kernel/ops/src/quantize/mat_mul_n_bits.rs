@@ -421,7 +421,8 @@ impl<'o, 'a> Loose<'o, 'a> {
             (true, Some(zeros)) => Some(Ok(&zeros.0)),
             (true, None) => Some(Err(bytes(ZEROS)?)),
         };
-        let fits = |input: usize, found: usize| if found == op.elements(input) { Ok(()) } else { Err(EvalError::Invalid("the weight's parts do not fit each other")) };
+        let fits =
+            |input: usize, found: usize| if found == op.elements(input) { Ok(()) } else { Err(EvalError::Invalid("the weight's parts do not fit each other")) };
         codes.map_or_else(|b| fits(1, b.len()), |_| Ok(()))?;
         scales.as_ref().map_or_else(|s| fits(SCALES, s.shape().elements()), |_| Ok(()))?;
         if let Some(Err(bytes)) = zeros {
