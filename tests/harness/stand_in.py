@@ -6,7 +6,7 @@ import platform
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
-from . import models
+from . import conformance, models
 from .process import ROOT, NotHere, environment, output, run, say, target
 
 HOME = ROOT / "backends/cuda"
@@ -14,7 +14,8 @@ FLAGS = ("-std=c++20", "-O1", "-g0", "-fPIC", "-Wall", "-Wextra", "-Werror", "-W
 
 
 def check(compiler):
-    """Real launches up to the driver's door: the device layer's own tests, and the suite of backends with CUDA among them."""
+    """Real launches up to the driver's door: the device layer's own tests, the suite of backends with CUDA among them, and ONNX's tests of
+    single operators."""
     if sys.platform != "linux":
         raise NotHere(f"the stand-in for the driver is a library for Linux, not for {sys.platform} on {platform.machine()}")
     library = build(compiler)
@@ -25,6 +26,9 @@ def check(compiler):
     with models.cheap() as folder:
         env["MILLSTREAM_MODELS"] = folder
         run("cargo", "test", "--locked", "--workspace", "--test", "cuda", "--test", "backends", "--", "--include-ignored", env=env)
+    # Together with a test, so that no crate is compiled with other features than for the tests above: the program's alone.
+    run("cargo", "build", "--locked", "--workspace", "--features", "millstream-cli/cuda", "--bin", "millstream", "--test", "cuda")
+    conformance.check_device(ROOT / target("debug/millstream"), "cuda", env)
     return library
 
 
