@@ -6,7 +6,7 @@ use crate::{
     gpu::locked,
     host::{failed, run_open},
     plan::{Plan, Terms},
-    run::{Engine, Watch},
+    run::{Engine, Watch, keep_few},
 };
 use millstream_compile::signature;
 use millstream_cpu::Pool;
@@ -88,6 +88,13 @@ struct Key {
     values: Vec<(usize, Vec<u8>)>,
 }
 
+impl Key {
+    /// Bytes of the host's memory.
+    fn bytes(&self) -> usize {
+        self.shapes.len() * size_of::<Shape>() + self.values.iter().map(|(_, bytes)| bytes.len()).sum::<usize>()
+    }
+}
+
 /// A graph on a device.
 pub(crate) struct CudaModel {
     engine: Engine,
@@ -149,8 +156,8 @@ impl CudaModel {
         }
         let made = Arc::new(made);
         let mut plans = locked(&self.plans);
-        plans.truncate(PLANS - 1);
         plans.push_front((self.key(inputs)?, made.clone()));
+        keep_few(&mut plans, PLANS, self.engine.kept_bytes, |(key, plan)| key.bytes() + plan.bytes());
         Ok(made)
     }
 
@@ -233,6 +240,13 @@ impl CudaModel {
         };
         values.extend(node.outputs.iter().zip(made).filter_map(|(id, v)| Some(((*id)?, v))));
         Ok(())
+    }
+
+    /// The same model, keeping so many bytes of plans.
+    #[cfg(test)]
+    pub(crate) fn keeping(mut self, bytes: usize) -> CudaModel {
+        self.engine.kept_bytes = bytes;
+        self
     }
 
     /// How many plans are kept, and how many of them lanes have addresses for.

@@ -48,6 +48,11 @@ impl Argument {
         Argument::Struct(size_of::<Walk<OPERANDS>>(), walk.words())
     }
 
+    /// Bytes of memory of the argument as data.
+    pub(crate) fn bytes(&self) -> usize {
+        size_of::<Argument>() + if let Argument::Struct(_, words) = self { words.len() * size_of::<u64>() } else { 0 }
+    }
+
     /// Bytes and words, with `address` for what only a device knows: `None` if that has none.
     pub(crate) fn bound(&self, address: impl Fn(&Argument) -> Option<u64>) -> Option<(usize, Vec<u64>)> {
         Some(match self {

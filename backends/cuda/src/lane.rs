@@ -171,7 +171,32 @@ impl Sent for Launch {
 /// A launch of a kernel of ours, or a product of a library's.
 pub(crate) enum Task {
     Kernel(Launch),
-    Product(Box<blas::Bound>),
+    Product(Box<Multiplied>),
+}
+
+/// A product of a library's with a launch behind it, and the same by our kernel: for good, once the library has failed.
+pub(crate) struct Multiplied {
+    library: Option<(blas::Bound, Option<Launch>)>,
+    plain: Launch,
+}
+
+impl Multiplied {
+    pub(crate) fn new(bound: blas::Bound, then: Option<Launch>, plain: Launch) -> Multiplied {
+        Multiplied { library: Some((bound, then)), plain }
+    }
+}
+
+impl Sent for Multiplied {
+    fn send(&mut self, stream: sys::CUstream) -> Result<(), CudaError> {
+        if let Some((bound, then)) = &mut self.library {
+            // What the library refuses it has not begun. If the device itself is at fault, our launch says so.
+            if bound.send(stream).is_ok() {
+                return then.as_mut().map_or(Ok(()), |then| then.send(stream));
+            }
+            self.library = None;
+        }
+        self.plain.send(stream)
+    }
 }
 
 impl Task {
@@ -179,7 +204,11 @@ impl Task {
     pub(crate) fn name(&self) -> String {
         match self {
             Task::Kernel(launch) => launch.name.clone(),
-            Task::Product(product) => product.name().to_owned(),
+            Task::Product(product) => match &product.library {
+                Some((bound, Some(then))) => format!("{} + {}", bound.name(), then.name),
+                Some((bound, None)) => bound.name().to_owned(),
+                None => product.plain.name.clone(),
+            },
         }
     }
 }

@@ -4,7 +4,7 @@
 use crate::{
     blas::WORKSPACE,
     body::Body,
-    call::{Argument, Calls},
+    call::{Argument, Call, Calls},
     host::HostStep,
     select::select,
 };
@@ -466,6 +466,18 @@ impl Planner<'_> {
 }
 
 impl Plan {
+    /// Bytes of the host's memory that the plan holds, near enough: its steps, and constants that inference found.
+    pub(crate) fn bytes(&self) -> usize {
+        let call = |call: &Call| size_of::<Call>() + call.arguments.iter().map(Argument::bytes).sum::<usize>();
+        let step = |step: &DeviceStep| size_of::<DeviceStep>() + step.calls.calls.iter().map(call).sum::<usize>();
+        let one = |one: &Step| match one {
+            Step::Launches(steps) => steps.iter().map(step).sum(),
+            _ => size_of::<HostStep>(),
+        };
+        let found: usize = self.found.iter().map(|t| Spec::row_major(t.dtype(), *t.shape()).bytes()).sum();
+        found + self.steps.iter().map(one).sum::<usize>() + size_of::<Plan>()
+    }
+
     /// Puts offsets in the place of buffers' numbers.
     fn settle(&mut self, device: &[usize], host: &[usize]) {
         let on_device = |place: &mut Place| {

@@ -6,7 +6,7 @@ use crate::{
     call::{Argument, Call, Calls, joined},
     gpu::locked,
     host::failed,
-    lane::{DeviceMemory, Lane, Launch, Recorded, Task},
+    lane::{DeviceMemory, Lane, Launch, Multiplied, Recorded, Task},
     plan::{Copy, DeviceStep, Leaving, Place, Plan, Step},
 };
 use millstream_engine::{Cancel, Profiler, RunError, StepRecord, Workers};
@@ -19,8 +19,23 @@ use std::{
     time::Duration,
 };
 
-/// How many plans a lane keeps bound.
+/// How many plans a lane keeps bound, and how many bytes of them on the host.
 const BOUND: usize = 8;
+
+/// How many bytes of plans a model keeps, and each of its lanes.
+pub(crate) const KEPT_BYTES: usize = 64 << 20;
+
+/// Drops what was used longest ago beyond a number and a number of bytes, but never the first.
+pub(crate) fn keep_few<T>(kept: &mut VecDeque<T>, most: usize, most_bytes: usize, bytes: impl Fn(&T) -> usize) {
+    kept.truncate(most);
+    let mut sum = 0usize;
+    let fit = kept.iter().take_while(|plan| {
+        sum = sum.saturating_add(bytes(plan));
+        sum <= most_bytes
+    });
+    let fit = fit.count().max(1);
+    kept.truncate(fit);
+}
 
 /// What every run of a model needs.
 pub(crate) struct Engine {
@@ -29,6 +44,8 @@ pub(crate) struct Engine {
     pub(crate) workers: Arc<dyn Workers>,
     /// Products are a library's.
     pub(crate) library: bool,
+    /// Bytes of plans that the model keeps, and each lane.
+    pub(crate) kept_bytes: usize,
     /// Constants on the device, by body and value, and whether they are transposed: brought there when a plan first reads them.
     constants: Mutex<HashMap<(usize, ValueId, bool), Arc<DeviceMemory>>>,
     /// Lanes that nobody uses now.
@@ -63,7 +80,7 @@ pub(crate) struct Watch<'a, 'p> {
 
 impl Engine {
     pub(crate) fn new(gpu: Gpu, level: Level, workers: Arc<dyn Workers>, library: bool) -> Engine {
-        Engine { gpu, level, workers, library, constants: Mutex::default(), lanes: Mutex::default() }
+        Engine { gpu, level, workers, library, kept_bytes: KEPT_BYTES, constants: Mutex::default(), lanes: Mutex::default() }
     }
 
     /// Plans that idle lanes have addresses for.
@@ -101,8 +118,8 @@ impl Engine {
         let result = self.steps(lane, &mut current, body, given, watch);
         current.ran |= result.is_ok();
         if plan.start == 0 {
-            bound.truncate(BOUND - 1);
             bound.push_front(current);
+            keep_few(bound, BOUND, self.kept_bytes, |b| b.plan.bytes());
         }
         result
     }
@@ -286,25 +303,25 @@ impl Watch<'_, '_> {
 
 /// What goes to a stream for these calls, with what their pointers stand for.
 pub(crate) fn tasks(gpu: &Gpu, calls: &Calls, pointer: impl Fn(&Argument) -> Option<u64>) -> Result<Vec<Task>, CudaError> {
-    let kernel = |call: &Call| -> Result<Task, CudaError> {
+    let kernel = |call: &Call| -> Result<Launch, CudaError> {
         let arguments: Option<Vec<_>> = call.arguments.iter().map(|a| a.bound(&pointer)).collect();
         let Some(arguments) = arguments else {
             let (kernel, found) = (call.kernel.clone(), format!("{:?}", call.arguments));
             return Err(CudaError::Arguments { kernel, wanted: "memory behind each pointer".into(), found });
         };
-        Ok(Task::Kernel(Launch::new(gpu, &call.kernel, call.grid, call.shared, &arguments)?))
+        Launch::new(gpu, &call.kernel, call.grid, call.shared, &arguments)
     };
     let mut launches = Vec::with_capacity(calls.calls.len());
     for call in &calls.calls {
+        let plain = kernel(call)?;
         // What the library has no algorithm for is our kernel's.
-        if let Some(product) = &call.product
-            && let Some(bound) = blas::Bound::new(gpu, product, &pointer)?
-        {
-            launches.push(Task::Product(Box::new(bound)));
-            launches.extend(product.then.as_deref().map(kernel).transpose()?);
-            continue;
-        }
-        launches.push(kernel(call)?);
+        launches.push(match &call.product {
+            Some(product) => match blas::Bound::new(gpu, product, &pointer)? {
+                Some(bound) => Task::Product(Box::new(Multiplied::new(bound, product.then.as_deref().map(kernel).transpose()?, plain))),
+                None => Task::Kernel(plain),
+            },
+            None => Task::Kernel(plain),
+        });
     }
     Ok(launches)
 }

@@ -202,12 +202,15 @@ fn a_lane_keeps_few_plans() {
     let y = node(&mut graph, "sum", "Add", &[x, numbers], &[]);
     graph.add_output(y);
     simplify(&mut graph, &Options::default()).expect("it can be simplified");
-    let model = CudaBackend::new(Gpu::open(0).expect("a device")).model(graph).expect("it compiles");
+    let made = || CudaBackend::new(Gpu::open(0).expect("a device")).model(graph.clone()).expect("it compiles");
+    let (model, small) = (made(), made().keeping(0));
     for n in (1..=40).rev() {
         let x = noise(&[n], n as u32);
         let made = run(&model, &[Value::Tensor(x.clone())]);
         let wanted: Vec<f32> = x.as_slice::<f32>().expect("f32").iter().enumerate().map(|(i, x)| x + i as f32).collect();
         assert_eq!(made[0].as_slice::<f32>().expect("f32"), wanted);
+        assert_eq!(run(&small, &[Value::Tensor(x)])[0].as_slice::<f32>().expect("f32"), wanted);
     }
+    assert_eq!(small.kept(), [1, 1], "the last one, whatever its bytes");
     assert_eq!(model.kept(), [16, 8], "plans of the model, and of its lane");
 }

@@ -102,3 +102,24 @@ fn a_product_without_an_algorithm_is_our_kernels() {
         assert_eq!(launched[0], "cuda gemm_f32");
     }
 }
+
+/// What stands in for the library fails when this one is launched: it is our kernel's then, in this run and in those behind it.
+#[test]
+#[ignore = "needs a device, or the stand-in driver"]
+fn a_product_that_fails_when_it_is_launched_is_our_kernels() {
+    for end in ["Sigmoid", "Relu", "Identity"] {
+        let mut graph = Graph::new("failing");
+        let x = input(&mut graph, "x", DType::F32, 2);
+        let (w, b) = (graph.add_constant("w", noise(&[61, 13], 2)), graph.add_constant("b", noise(&[13], 3)));
+        let product = node(&mut graph, "product", "MatMul", &[x, w], &[]);
+        let sum = node(&mut graph, "sum", "Add", &[product, b], &[]);
+        let y = node(&mut graph, "end", end, &[sum], &[]);
+        graph.add_output(y);
+        let x = noise(&[5, 61], 1);
+        compared(graph.clone(), &[vec![x.clone()], vec![x.clone()], vec![x.clone()]]);
+        let launched = kernels(graph, &[x]);
+        if Gpu::open(0).expect("a device").name().contains("stand-in") {
+            assert_eq!(launched, ["cuda gemm_f32"], "{end}");
+        }
+    }
+}
