@@ -9,11 +9,11 @@ use crate::{
     workers::workers,
 };
 use candle_core::Device;
-use millstream_compile::signature;
-use millstream_engine::{Backend, CompileError, Executable, Given, PlanBytes, Request, RunError, Signature, Workers, Workspace};
+use millstream_compile::walkable;
+use millstream_engine::{Backend, CompileError, Executable, Given, PlanBytes, Request, RunError, Signature, Workers, Workspace, hand_over};
 use millstream_graph::{Fact, Graph, Spec};
 use millstream_simd::Level;
-use millstream_tensor::{Shape, TensorViewMut, Value};
+use millstream_tensor::{Shape, Value};
 use std::sync::Arc;
 
 /// Runs graphs on Candle tensors; what Candle lacks, on our kernels.
@@ -58,13 +58,8 @@ impl Backend for CandleBackend {
     }
 
     fn compile(&self, graph: Graph) -> Result<Arc<dyn Executable>, CompileError> {
-        graph.verify()?;
-        let signature = signature(&graph);
-        let mut unsupported = Vec::new();
-        let body = Body::new(graph, &self.device, &mut unsupported)?;
-        if !unsupported.is_empty() {
-            return Err(CompileError::Unsupported(unsupported));
-        }
+        let signature = walkable(&graph)?;
+        let body = Body::new(graph, &self.device)?;
         let weights = body.weight_bytes();
         Ok(Arc::new(CandleModel { engine: Engine { device: self.device.clone(), level: self.level, workers: self.workers.clone() }, signature, body, weights }))
     }
@@ -106,7 +101,7 @@ impl Executable for CandleModel {
         let mut ledger = Ledger::new(workspace.limit());
         let made = Walk::new(&self.engine, &mut ledger, cancel, profiler).run(&self.body, held)?;
         let mut buffers = outputs.iter_mut();
-        made.into_iter().enumerate().map(|(index, held)| give(index, &held.to_value().map_err(backend)?, buffers.next().and_then(Option::as_mut))).collect()
+        made.into_iter().enumerate().map(|(index, held)| hand_over(index, held.to_value().map_err(backend)?, buffers.next().and_then(Option::as_mut))).collect()
     }
 
     /// An upper bound: Candle allocates as it goes, and each node is charged the most that it may take.
@@ -122,16 +117,4 @@ impl Executable for CandleModel {
             Err(e) => Err(e),
         }
     }
-}
-
-/// Writes an output into the caller's buffer, if there is one.
-fn give(index: usize, value: &Value, buffer: Option<&mut TensorViewMut<'_>>) -> Result<Option<Value>, RunError> {
-    let Some(buffer) = buffer else { return Ok(Some(value.clone())) };
-    let t = value.as_tensor()?;
-    if buffer.dtype() != t.dtype() || buffer.shape() != t.shape() || !buffer.layout().is_row_major() {
-        let text = |dtype, shape| format!("{dtype}[{shape}]");
-        return Err(RunError::OutputBuffer { index, wanted: text(t.dtype(), t.shape()), found: text(buffer.dtype(), buffer.shape()) });
-    }
-    buffer.bytes_mut()?.copy_from_slice(t.view().bytes()?);
-    Ok(None)
 }

@@ -3,7 +3,7 @@
 use crate::held::Held;
 use candle_core::Device;
 use millstream_engine::CompileError;
-use millstream_graph::{Control, FOLD_LIMIT, Graph, NodeId, Source, ValueId};
+use millstream_graph::{FOLD_LIMIT, Graph, NodeId, Source, ValueId};
 use millstream_tensor::TensorError;
 use std::collections::HashMap;
 
@@ -19,8 +19,8 @@ pub(crate) struct Body {
 }
 
 impl Body {
-    /// Moves a graph's constants to the device. Nodes that cannot run are added to `unsupported`.
-    pub(crate) fn new(mut graph: Graph, device: &Device, unsupported: &mut Vec<String>) -> Result<Body, CompileError> {
+    /// Moves the constants of a graph whose control flow is choices alone to the device.
+    pub(crate) fn new(mut graph: Graph, device: &Device) -> Result<Body, CompileError> {
         let mut constants = HashMap::new();
         let weights: Vec<_> = graph.values().filter_map(|(id, v)| Some((id, v.name.clone(), v.constant()?.clone()))).collect();
         for (id, name, weight) in weights {
@@ -43,10 +43,7 @@ impl Body {
         }
         let mut branches = HashMap::new();
         for (id, node) in graph.nodes() {
-            if node.op.control().is_some_and(|c| c != Control::If) {
-                unsupported.push(format!("{} ({})", node.path, node.op_name));
-            }
-            let bodies = node.subgraphs.iter().map(|s| Body::new(s.graph.clone(), device, unsupported)).collect::<Result<Vec<_>, _>>()?;
+            let bodies = node.subgraphs.iter().map(|s| Body::new(s.graph.clone(), device)).collect::<Result<Vec<_>, _>>()?;
             if !bodies.is_empty() {
                 branches.insert(id, bodies);
             }

@@ -8,12 +8,12 @@ use crate::{
     plan::{Plan, Terms},
     run::{Engine, Watch, keep_few},
 };
-use millstream_compile::signature;
+use millstream_compile::walkable;
 use millstream_cpu::Pool;
-use millstream_engine::{Backend, CompileError, Executable, Given, PlanBytes, Request, RunError, Signature, Workers, Workspace};
+use millstream_engine::{Backend, CompileError, Executable, Given, PlanBytes, Request, RunError, Signature, Workers, Workspace, hand_over};
 use millstream_graph::{Control, EvalError, FOLD_LIMIT, Fact, Graph, Node, NodeId, ValueId};
 use millstream_simd::Level;
-use millstream_tensor::{Bool, DType, Shape, TensorViewMut, Value};
+use millstream_tensor::{Bool, DType, Shape, Value};
 use std::{
     collections::{HashMap, VecDeque},
     sync::{
@@ -68,13 +68,8 @@ impl Backend for CudaBackend {
 
 impl CudaBackend {
     pub(crate) fn model(&self, graph: Graph) -> Result<CudaModel, CompileError> {
-        graph.verify()?;
-        let signature = signature(&graph);
-        let mut unsupported = Vec::new();
-        let body = Body::new(graph, &mut unsupported);
-        if !unsupported.is_empty() {
-            return Err(CompileError::Unsupported(unsupported));
-        }
+        let signature = walkable(&graph)?;
+        let body = Body::new(graph);
         let library = self.library && self.gpu.has_cublas();
         let engine = Engine::new(self.gpu.clone(), self.level, self.workers.clone(), library);
         Ok(CudaModel { engine, signature, body, plans: Mutex::default(), by_value: AtomicU64::new(0), settled: Mutex::default() })
@@ -274,7 +269,7 @@ impl Executable for CudaModel {
         let mut watch = Watch { cancel, profiler, step: 0 };
         let made = self.run_body(&self.body, inputs.to_vec(), Some(first), &mut watch, workspace.limit())?;
         let mut buffers = outputs.iter_mut();
-        made.into_iter().enumerate().map(|(index, value)| give(index, value, buffers.next().and_then(Option::as_mut))).collect()
+        made.into_iter().enumerate().map(|(index, value)| hand_over(index, value, buffers.next().and_then(Option::as_mut))).collect()
     }
 
     /// The arena's bytes are those on the device and those of pinned memory on the host.
@@ -308,16 +303,4 @@ fn fact_of(value: &Value, with_elements: bool) -> Option<Fact> {
 fn value_of(body: &Body, values: &HashMap<ValueId, Value>, id: ValueId) -> Option<Value> {
     let constant = || Some(Value::Tensor(body.graph.value(id).constant()?.to_tensor().ok()?));
     values.get(&id).cloned().or_else(constant)
-}
-
-/// Writes an output into the caller's buffer, if there is one.
-fn give(index: usize, value: Value, buffer: Option<&mut TensorViewMut<'_>>) -> Result<Option<Value>, RunError> {
-    let Some(buffer) = buffer else { return Ok(Some(value)) };
-    let t = value.as_tensor()?;
-    if buffer.dtype() != t.dtype() || buffer.shape() != t.shape() || !buffer.layout().is_row_major() {
-        let text = |dtype, shape| format!("{dtype}[{shape}]");
-        return Err(RunError::OutputBuffer { index, wanted: text(t.dtype(), t.shape()), found: text(buffer.dtype(), buffer.shape()) });
-    }
-    buffer.bytes_mut()?.copy_from_slice(t.view().bytes()?);
-    Ok(None)
 }

@@ -1,6 +1,6 @@
 //! A graph ready to be planned: its nodes in order, who reads each value last, and the bodies of its branches.
 
-use millstream_graph::{Control, Graph, NodeId, ValueId};
+use millstream_graph::{Graph, NodeId, ValueId};
 use std::{
     collections::HashMap,
     sync::atomic::{AtomicUsize, Ordering},
@@ -20,8 +20,8 @@ pub(crate) struct Body {
 }
 
 impl Body {
-    /// Nodes that cannot run are added to `unsupported`.
-    pub(crate) fn new(graph: Graph, unsupported: &mut Vec<String>) -> Body {
+    /// Of a graph whose control flow is choices alone.
+    pub(crate) fn new(graph: Graph) -> Body {
         let order = graph.topological_order().unwrap_or_default();
         let mut last_read = vec![0; graph.value_count()];
         let mut branches = HashMap::new();
@@ -30,11 +30,8 @@ impl Body {
             for value in node.uses() {
                 last_read[value.0 as usize] = position + 1;
             }
-            if node.op.control().is_some_and(|c| c != Control::If) {
-                unsupported.push(format!("{} ({})", node.path, node.op_name));
-            }
             if !node.subgraphs.is_empty() {
-                branches.insert(id, node.subgraphs.iter().map(|s| Body::new(s.graph.clone(), unsupported)).collect());
+                branches.insert(id, node.subgraphs.iter().map(|s| Body::new(s.graph.clone())).collect());
             }
         }
         for value in graph.outputs() {

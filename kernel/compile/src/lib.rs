@@ -23,4 +23,4 @@ mod template;
 pub use executable::CompiledModel;
 pub use passes::{Options, rules, simplify};
 pub use program::Program;
-pub use template::{Segment, Template, signature};
+pub use template::{Segment, Template, signature, walkable};

@@ -4,9 +4,9 @@ use crate::{
     Program,
     bind::{Boundary, assemble, trace},
 };
-use alloc::{format, vec::Vec};
+use alloc::{format, string::String, vec::Vec};
 use millstream_engine::{CompileError, Plan, Port, RunError, Signature};
-use millstream_graph::{Fact, Graph, ValueId, ValueInfo};
+use millstream_graph::{Control, Fact, Graph, ValueId, ValueInfo};
 use millstream_simd::Level;
 
 /// A lowered model: makes plans.
@@ -80,6 +80,26 @@ impl Template {
         let trace = trace(&self.program, self.level, boundary)?;
         let plan = assemble(&self.program, &trace, self.level, self.workers)?;
         Ok(Segment { plan, rest: trace.rest, wanted_inputs: trace.wanted_inputs.into_iter().collect() })
+    }
+}
+
+/// What a backend asks first that runs a graph node by node, and of control flow choices alone: the ports of a graph that is sound.
+///
+/// # Errors
+/// The graph is broken, or has loops: all of them are named.
+pub fn walkable(graph: &Graph) -> Result<Signature, CompileError> {
+    graph.verify()?;
+    let mut loops = Vec::new();
+    find_loops(graph, &mut loops);
+    if loops.is_empty() { Ok(signature(graph)) } else { Err(CompileError::Unsupported(loops)) }
+}
+
+fn find_loops(graph: &Graph, found: &mut Vec<String>) {
+    for (_, node) in graph.nodes() {
+        if node.op.control().is_some_and(|c| c != Control::If) {
+            found.push(format!("{} ({})", node.path, node.op_name));
+        }
+        node.subgraphs.iter().for_each(|s| find_loops(&s.graph, found));
     }
 }
 

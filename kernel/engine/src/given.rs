@@ -1,7 +1,8 @@
 //! What a run is given: values that it may keep, or views of memory that somebody else owns.
 
-use alloc::vec::Vec;
-use millstream_tensor::{Tensor, TensorError, TensorView, Value};
+use crate::RunError;
+use alloc::{format, vec::Vec};
+use millstream_tensor::{Tensor, TensorError, TensorView, TensorViewMut, Value};
 
 /// The inputs of a run, in the signature's order.
 #[derive(Debug, Clone, Copy)]
@@ -70,4 +71,19 @@ impl<'a> Given<'a> {
 
 fn missing(needed: usize, found: usize) -> TensorError {
     TensorError::Length { needed: needed + 1, found }
+}
+
+/// Gives output `index` to the caller: as it is, or written into the caller's buffer, if there is one.
+///
+/// # Errors
+/// The buffer is of another type or shape.
+pub fn hand_over(index: usize, value: Value, buffer: Option<&mut TensorViewMut<'_>>) -> Result<Option<Value>, RunError> {
+    let Some(buffer) = buffer else { return Ok(Some(value)) };
+    let t = value.as_tensor()?;
+    if buffer.dtype() != t.dtype() || buffer.shape() != t.shape() || !buffer.layout().is_row_major() {
+        let text = |dtype, shape| format!("{dtype}[{shape}]");
+        return Err(RunError::OutputBuffer { index, wanted: text(t.dtype(), t.shape()), found: text(buffer.dtype(), buffer.shape()) });
+    }
+    buffer.bytes_mut()?.copy_from_slice(t.view().bytes()?);
+    Ok(None)
 }

@@ -26,7 +26,7 @@ mod workspace;
 pub use error::{CompileError, NodeError, RunError, ShapeError, StepError, describe};
 pub use executable::{Backend, Cancel, Executable, PlanBytes, Request};
 pub use execute::run_plan;
-pub use given::Given;
+pub use given::{Given, hand_over};
 pub use millstream_tensor::WeightSource;
 pub use plan::{Argument, Guard, Place, Plan, PlanOutput, Step, Target};
 pub use profile::{Clock, Profiler, StepRecord};
